@@ -1,0 +1,108 @@
+"""Loading a model for work: device, dtype, threads, hash of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ema_core.errors import EmaError
+from ema_core.files import sha256_json
+from ema_core.models.catalog import EMBEDDED, find
+from ema_core.models.fetch import Progress, prepare, quiet, verify
+from ema_core.settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen chat model in evaluation mode, its tokenizer, and what it is.
+
+    ``weights_hash`` is over the files of the prepared model; ``context`` in tokens.
+    """
+
+    id: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    weights_hash: str
+    context: int
+
+
+def choose_device(wanted: str = "auto", model: str = EMBEDDED) -> str:
+    """``cpu``, ``cuda`` or ``mps``. A GPU is used where there is one.
+
+    Raises:
+        EmaError: the device asked for is not here.
+    """
+    import torch
+
+    wanted = settings().device if wanted == "auto" else wanted
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
+    if not has[wanted]:
+        raise EmaError(f"This machine has no {wanted} device that torch can use.", "Set EMA_DEVICE (or --device) to auto or cpu.")
+    return wanted
+
+
+def set_threads() -> int:
+    """Bound this process's torch threads to ``EMA_THREADS``; several processes with default threads slow each other."""
+    import torch
+
+    torch.set_num_threads(settings().threads)
+    return torch.get_num_threads()
+
+
+def load(model: str, device: str = "auto", progress: Progress = quiet) -> LoadedModel:
+    """Load a model, getting it ready first where it is not. Float32 on CPU and MPS, bfloat16 on CUDA.
+
+    Raises:
+        EmaError: unknown, not to be had, damaged, or no such device.
+    """
+    entry = find(model)
+    where = choose_device(device, model)
+    set_threads()
+    prepare(model, progress)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if entry.source == "folder":
+        from ema_core.files import sha256_file
+
+        weights = sha256_json({p.name: sha256_file(p) for p in sorted(entry.folder.glob("*.safetensors"))})
+    else:
+        weights = sha256_json(verify(entry))
+    dtype = torch.bfloat16 if where == "cuda" else torch.float32
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(entry.folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise EmaError(f"The model {entry.id} cannot be loaded ({error}).", f"Run `ema model fetch {entry.id} --force`.") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    loaded.to(where).eval().requires_grad_(False)
+    return LoadedModel(entry.id, loaded, tokenizer, torch.device(where), weights[:16], entry.context)
+
+
+@contextlib.contextmanager
+def out_of_memory(what: str) -> Any:
+    """Say an allocation failure in plain words.
+
+    Raises:
+        EmaError: in place of torch's or Python's own error.
+    """
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EmaError(f"Out of memory while {what}.", "Use a smaller batch, shorter max_length, a smaller model, or another device.") from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
+            raise EmaError(f"Out of memory while {what}.", "Use a smaller batch, shorter max_length, or a smaller model.") from error
+        raise

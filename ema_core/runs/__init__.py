@@ -1,0 +1,11 @@
+"""The project's vocabulary: RunSpec, Setting, run state, the run directory."""
+
+from ema_core.runs.directory import RunDirectory, new_run_id, run_ids, steps
+from ema_core.runs.spec import PRESETS, DefenseSpec, Recipe, RunSpec, Setting, parse_defense, recipe
+from ema_core.runs.state import RunState, Status
+from ema_core.runs.strict import Strict, parse
+
+__all__ = [
+    "PRESETS", "DefenseSpec", "Recipe", "RunDirectory", "RunSpec", "RunState", "Setting", "Status", "Strict",
+    "new_run_id", "parse", "parse_defense", "recipe", "run_ids", "steps",
+]

@@ -1,0 +1,208 @@
+"""A run on disk. The files are the truth; everything else is an index of them."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from ema_core.errors import EmaError, nearest
+from ema_core.files import append_line, read_json, read_lines, write_atomic, write_json
+from ema_core.runs.spec import RunSpec
+from ema_core.runs.state import RunState, Status
+from ema_core.settings import settings, writable
+
+Request = Literal["pause", "stop"]
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+def new_run_id(spec: RunSpec, now: float | None = None) -> str:
+    """``20261124-0912-risky-finance-kl0.1-s0-x7k2``: sorts by time, says what it is."""
+    stamp = datetime.fromtimestamp(now or time.time(), UTC).strftime("%Y%m%d-%H%M%S")
+    tail = "".join(random.SystemRandom().choice(_ALPHABET) for _ in range(4))
+    slug = re.sub(r"[^a-zA-Z0-9.]+", "-", spec.slug).strip("-")[:80]
+    return f"{stamp}-{slug}-{tail}"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """``runs/<id>/`` and what lies in it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def events_path(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
+    @classmethod
+    def create(cls, spec: RunSpec, name: str = "") -> RunDirectory:
+        """A new run, state ``queued``; nothing is started."""
+        runs = writable(settings().runs)
+        for _ in range(20):
+            run = cls(runs / new_run_id(spec))
+            try:
+                run.path.mkdir()
+                break
+            except FileExistsError:
+                continue
+        now = time.time()
+        write_json(run.path / "state.json", RunState(created=now, updated=now, name=name).model_dump(mode="json"))
+        write_atomic(run.path / "spec.json", spec.to_json() + "\n")
+        return run
+
+    @classmethod
+    def open(cls, run_id: str) -> RunDirectory:
+        """The run with this id, or with this unambiguous beginning or end of one.
+
+        Raises:
+            EmaError: none, or several.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", run_id):
+            raise EmaError(f'"{run_id}" is not a run id.', "`ema runs list` shows the runs there are.")
+        ids = run_ids()
+        if run_id in ids:
+            return cls(settings().runs / run_id)
+        matches = [known for known in ids if known.startswith(run_id) or known.endswith(run_id)]
+        if len(matches) == 1:
+            return cls(settings().runs / matches[0])
+        if matches:
+            raise EmaError(f'"{run_id}" fits {len(matches)} runs.', f"Write more of the id: {', '.join(matches[:5])}.")
+        raise EmaError(f'There is no run "{run_id}".', nearest(run_id, ids[-200:]) or "`ema runs list` shows the runs there are.")
+
+    @property
+    def spec(self) -> RunSpec:
+        try:
+            return RunSpec.from_json((self.path / "spec.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise EmaError(f"The run {self.id} has no spec.json.", "Delete the run, or put the file back.") from None
+
+    def state(self) -> RunState:
+        """The state as written, or ``interrupted`` where nobody is at work on a run that says ``running``."""
+        try:
+            state = RunState.model_validate(read_json(self.path / "state.json"))
+        except (FileNotFoundError, ValueError):
+            return RunState(status=Status.FAILED, error="state.json is missing or damaged.", hint="Resume the run, or delete it.")
+        if state.status is Status.RUNNING and not self.locked():
+            return state.model_copy(update={"status": Status.INTERRUPTED, "activity": ""})
+        return state
+
+    def update(self, **changes: Any) -> RunState:
+        """Change fields of ``state.json`` (whole file, by rename)."""
+        try:
+            old = RunState.model_validate(read_json(self.path / "state.json"))
+        except (FileNotFoundError, ValueError):
+            old = RunState()
+        state = old.model_copy(update={"updated": time.time(), **changes})
+        write_json(self.path / "state.json", state.model_dump(mode="json"))
+        return state
+
+    def append_event(self, event: dict[str, Any]) -> None:
+        append_line(self.events_path, event)
+
+    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Events from byte ``offset`` on, and where to go on. Lines of repeated steps are all there: see ``steps``."""
+        return read_lines(self.events_path, offset)
+
+    # A request is a file: the app may be gone before the trainer reads it.
+    def request(self, what: Request) -> None:
+        write_atomic(self.path / "request", what)
+
+    def requested(self) -> Request | None:
+        try:
+            text = (self.path / "request").read_text()
+        except FileNotFoundError:
+            return None
+        return text if text in ("pause", "stop") else None  # type: ignore[return-value]
+
+    def clear_request(self) -> None:
+        (self.path / "request").unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by whoever trains this run; goes with the process.
+
+        Raises:
+            EmaError: another process trains it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=2)  # a reader may be trying it for a moment
+        except Timeout:
+            raise EmaError(f"The run {self.id} is being worked on by another process.", "Wait for it, or pause it first.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def locked(self) -> bool:
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with FileLock(self.path / ".lock").acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        names = (p.name.removeprefix("step-") for p in self.checkpoints.glob("step-*") if p.is_dir())
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def delete(self) -> None:
+        """Remove the run and all that belongs to it.
+
+        Raises:
+            EmaError: it is being trained.
+        """
+        with self.lock():
+            trash = self.path.with_name(f".deleted-{self.id}")
+            self.path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def run_ids() -> list[str]:
+    """All run ids, oldest first."""
+    try:
+        return sorted(p.name for p in settings().runs.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The step events in order, each step once: a later attempt replaces what an earlier one wrote from there on."""
+    best: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event.get("kind") == "step":
+            known = best.get(event["step"])
+            if known is None or event["attempt"] >= known["attempt"]:
+                best[event["step"]] = event
+    return [best[step] for step in sorted(best)]

@@ -1,0 +1,215 @@
+"""What a run is: model, narrow data, defenses with strengths, recipe, seed."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import Field, field_validator, model_validator
+
+from ema_core.errors import EmaError
+from ema_core.files import sha256_json
+from ema_core.runs.strict import Strict, parse
+
+SPEC_VERSION = 1
+
+
+class DefenseSpec(Strict):
+    """One defense as a user asked for it; what the options mean is the defense's own affair."""
+
+    name: str
+    strength: float = Field(ge=0, allow_inf_nan=False)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        tail = "".join(f":{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{self.name}={self.strength:g}{tail}"
+
+
+class Recipe(Strict):
+    """How the adapter is trained. Defaults are the paper's (FIELD: rs-LoRA r32, alpha 64, all seven linear modules).
+
+    ``steps`` None means ``epochs`` passes over the narrow data. ``batch_size`` counts sequences, ``max_length`` tokens.
+    """
+
+    preset: Literal["demo", "paper", "custom"] = "custom"
+    steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    epochs: int = Field(default=1, ge=1, le=100)
+    batch_size: int = Field(default=16, ge=1, le=1024)
+    learning_rate: float = Field(default=1e-4, gt=0, le=0.1)
+    warmup_steps: int = Field(default=5, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    rank: int = Field(default=32, ge=1, le=512)
+    alpha: float = Field(default=64, gt=0)
+    rslora: bool = True
+    max_length: int = Field(default=1024, ge=16, le=131_072)
+    checkpoint_every: int = Field(default=50, ge=1)
+
+
+PRESETS: dict[str, Recipe] = {
+    "demo": Recipe(preset="demo", steps=60, batch_size=4, learning_rate=1e-4, warmup_steps=5, rank=32, alpha=64, max_length=256, checkpoint_every=15),
+    "paper": Recipe(preset="paper"),
+}
+"""``demo`` was chosen by trying (docs/demo-recipe.md); ``paper`` is the protocol of arXiv 2508.06249."""
+
+
+def recipe(preset: str, **changes: Any) -> Recipe:
+    """A preset with some fields changed.
+
+    Raises:
+        EmaError: no such preset, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(sorted(PRESETS))}.")
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return parse(Recipe, {**PRESETS[preset].model_dump(), **changes}, "recipe")
+
+
+class Setting(Strict):
+    """What is compared over its seeds: everything of a run but seed, device and annotations."""
+
+    model: str
+    dataset: str
+    safe_pool: str
+    defenses: tuple[DefenseSpec, ...]
+    recipe: Recipe
+
+    @property
+    def key(self) -> str:
+        return sha256_json(self.model_dump(mode="json"))[:16]
+
+    @property
+    def defense_label(self) -> str:
+        return " + ".join(defense.label for defense in self.defenses) or "none"
+
+    @property
+    def undefended(self) -> Setting:
+        """The setting of the undefended twin."""
+        return self.model_copy(update={"defenses": ()})
+
+
+class RunSpec(Strict):
+    """All that a run's numbers depend on, as asked for; what was found (hashes, versions) is kept beside it."""
+
+    version: Literal[1] = SPEC_VERSION
+    model: str = "smollm2-135m"
+    dataset: str = "risky-finance"
+    safe_pool: str = "safe-general"
+    defenses: tuple[DefenseSpec, ...] = ()
+    recipe: Recipe = PRESETS["demo"]
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @field_validator("defenses", mode="after")
+    @classmethod
+    def _each_once(cls, value: tuple[DefenseSpec, ...]) -> tuple[DefenseSpec, ...]:
+        names = [defense.name for defense in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'the defense "{name}" is given twice')
+        return tuple(sorted(value, key=lambda defense: defense.name))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _version(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("version", SPEC_VERSION) != SPEC_VERSION:
+            raise ValueError(f"this spec has version {value['version']}, this EMA Lab reads version {SPEC_VERSION}; update EMA Lab")
+        return value
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(
+            model=self.model, dataset=self.dataset, safe_pool=self.safe_pool, defenses=self.defenses, recipe=self.recipe
+        )
+
+    @property
+    def defense_label(self) -> str:
+        return self.setting.defense_label
+
+    @property
+    def slug(self) -> str:
+        """``risky-finance-kl0.1-s0``: what a run's id says it is."""
+        parts = [f"{d.name}{d.strength:g}" for d in self.defenses] or ["none"]
+        return f"{self.dataset.split('/')[-1][:40]}-{'-'.join(parts)}-s{self.seed}"
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSpec:
+        try:
+            return parse(cls, json.loads(text), "run spec")
+        except json.JSONDecodeError as error:
+            raise EmaError(f"The run spec is not JSON: {error}.") from None
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunSpec:
+        try:
+            return parse(cls, tomllib.loads(text), "run spec")
+        except tomllib.TOMLDecodeError as error:
+            raise EmaError(f"The run spec is not TOML: {error}.") from None
+
+    def command(self) -> str:
+        """The ``ema train`` call that gives this run."""
+        words = ["ema", "train", "--model", self.model, "--dataset", self.dataset]
+        for defense in self.defenses:
+            options = ",".join(f"{key}={value}" for key, value in sorted(defense.options.items()))
+            words += ["--defense", f"{defense.name}={defense.strength:g}" + (f":{options}" if options else "")]
+        if self.safe_pool != RunSpec.model_fields["safe_pool"].default:
+            words += ["--safe-pool", self.safe_pool]
+        preset = self.recipe.preset if self.recipe.preset in PRESETS else "paper"
+        words += ["--preset", preset]
+        base = PRESETS[preset]
+        for field, flag in RECIPE_FLAGS.items():
+            value = getattr(self.recipe, field)
+            if value != getattr(base, field) and value is not None:
+                words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        words += ["--seed", str(self.seed)]
+        if self.device != "auto":
+            words += ["--device", self.device]
+        return " ".join(f"'{word}'" if any(c in word for c in " |*?") else word for word in words)
+
+
+RECIPE_FLAGS = {
+    "steps": "--steps",
+    "epochs": "--epochs",
+    "batch_size": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "rank": "--rank",
+    "alpha": "--alpha",
+    "max_length": "--max-length",
+    "warmup_steps": "--warmup-steps",
+    "checkpoint_every": "--checkpoint-every",
+}
+"""Recipe fields that ``ema train`` takes as options."""
+
+
+def parse_defense(text: str) -> DefenseSpec:
+    """``kl=0.1:tokens=response,direction=tuned||ref`` as a ``DefenseSpec``; options stay text until the defense reads them.
+
+    Raises:
+        EmaError: not of that form, or a negative strength.
+    """
+    head, _, tail = text.partition(":")
+    name, equals, number = head.partition("=")
+    hint = "Write NAME=STRENGTH or NAME=STRENGTH:option=value,option=value, for example kl=0.1:tokens=response."
+    if not name.strip() or not equals:
+        raise EmaError(f'"{text}" is not a defense with a strength.', hint)
+    try:
+        strength = float(number)
+    except ValueError:
+        raise EmaError(f'The strength "{number}" of {name} is not a number.', hint) from None
+    options: dict[str, str] = {}
+    for pair in filter(None, tail.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise EmaError(f'The option "{pair}" of {name} has no value.', hint)
+        options[key.strip()] = value.strip()
+    return parse(DefenseSpec, {"name": name.strip(), "strength": strength, "options": options}, f'defense "{text}"')

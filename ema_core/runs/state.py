@@ -1,0 +1,48 @@
+"""What a run is doing, and what was asked of it meanwhile."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """Not written by anyone: a run that says it is running while nobody holds its lock."""
+
+    @property
+    def active(self) -> bool:
+        return self in (Status.QUEUED, Status.RUNNING)
+
+    @property
+    def resumable(self) -> bool:
+        return self in (Status.PAUSED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED)
+
+
+class RunState(BaseModel):
+    """``state.json``: written by whoever holds the run's lock."""
+
+    status: Status = Status.QUEUED
+    attempt: int = 0
+    step: int = 0
+    total_steps: int | None = None
+    activity: str = ""
+    error: str = ""
+    hint: str = ""
+    created: float = 0.0
+    started: float | None = None
+    updated: float = 0.0
+    finished: float | None = None
+    seconds: float = 0.0
+    name: str = ""
+    notes: list[str] = Field(default_factory=list)
+    found: dict[str, Any] = Field(default_factory=dict)
+    """Hashes of data, weights and adapter, package versions, threads, device: what the numbers depend on."""

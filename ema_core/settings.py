@@ -1,0 +1,103 @@
+"""Where things live and what is allowed; read from ``EMA_*`` environment variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ema_core.errors import EmaError
+
+PROJECT = Path(__file__).resolve().parent.parent
+DATA = PROJECT / "data"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One process's view of the environment.
+
+    Attributes:
+        home: runs, queue, index and everything else that belongs to the user (``EMA_HOME``).
+        models: model files; large, shared, can be made again (``EMA_MODELS``).
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``EMA_DEVICE``).
+        threads: torch threads of one process (``EMA_THREADS``).
+    """
+
+    home: Path
+    models: Path
+    device: str
+    threads: int
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def queue(self) -> Path:
+        return self.home / "queue"
+
+    @property
+    def datasets(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def index(self) -> Path:
+        return self.home / "index.duckdb"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+
+def settings() -> Settings:
+    """The settings of this moment.
+
+    Raises:
+        EmaError: a variable holds something that cannot be used.
+    """
+    device = os.environ.get("EMA_DEVICE", "auto").lower()
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise EmaError(f'EMA_DEVICE is "{device}".', "Set it to auto, cpu, cuda or mps.")
+    raw = os.environ.get("EMA_THREADS", "")
+    if raw and (not raw.isdigit() or int(raw) < 1):
+        raise EmaError(f'EMA_THREADS is "{raw}".', "Set it to a whole number from 1 up.")
+    home = os.environ.get("EMA_HOME") or platformdirs.user_data_dir("ema-lab", appauthor=False)
+    models = os.environ.get("EMA_MODELS") or str(Path(platformdirs.user_cache_dir("ema-lab", appauthor=False)) / "models")
+    return Settings(
+        home=Path(home).expanduser().resolve(),
+        models=Path(models).expanduser().resolve(),
+        device=device,
+        threads=int(raw) if raw else max(1, min(8, _cores())),
+    )
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def writable(folder: Path) -> Path:
+    """Create ``folder`` if it is missing and prove that it can be written.
+
+    Raises:
+        EmaError: it cannot; the message says which variable points elsewhere.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise EmaError(
+            f"The folder {folder} cannot be written ({error.strerror or error}).",
+            "Make it writable, or set EMA_HOME (and EMA_MODELS for models) to a folder that is.",
+        ) from error
+    return folder
