@@ -1,0 +1,1 @@
+"""The queue, the worker process, and what users do to runs. Importing this package does not import torch."""

@@ -1,0 +1,42 @@
+# EMA Lab. Linux, macOS or WSL, Python 3.11 or newer; another Python: make setup PYTHON=python3.12
+# ARGS goes to the program: make app ARGS="--port 8600", make test ARGS="-k kl -x"
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+BOOTSTRAP = @$(PYTHON) scripts/bootstrap.py
+PYTEST = HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
+
+.PHONY: help setup app test test-fast lint clean
+
+help:
+	@echo "make setup      prepare everything: packages and the embedded model"
+	@echo "make app        open the dashboard, after preparing what of the packages is missing"
+	@echo "make test       all tests"
+	@echo "make test-fast  those that need neither a browser nor minutes"
+	@echo "make lint       style, import layers, types"
+	@echo "make clean      remove .venv and caches; your runs and models stay"
+
+setup:
+	$(BOOTSTRAP) model
+
+app:
+	$(BOOTSTRAP)
+	@exec .venv/bin/ema app $(ARGS)
+
+test:
+	$(BOOTSTRAP) model dev chromium
+	$(PYTEST) $(ARGS)
+
+test-fast:
+	$(BOOTSTRAP) model dev
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
+
+lint:
+	$(BOOTSTRAP) dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/lint-imports
+	.venv/bin/mypy ema_core
+
+clean:
+	$(BOOTSTRAP) clean

@@ -1,0 +1,1 @@
+"""Defenses: ``base`` holds the hooks, every other file here is one defense. Importing them does not import torch."""

@@ -1,0 +1,56 @@
+"""KL divergence to the reference model on the training batch (Kaczér et al., arXiv 2508.06249)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from ema_core.defenses.base import Defense, Need, Strength
+from ema_core.defenses.registry import register
+from ema_core.runs import Strict
+
+if TYPE_CHECKING:
+    import torch
+
+Direction = Literal["tuned||ref", "ref||tuned"]
+
+
+def kl_divergence(logits: torch.Tensor, reference: torch.Tensor, direction: Direction = "tuned||ref", temperature: float = 1.0) -> torch.Tensor:
+    """KL divergence of each position in nats [n], over the full vocabulary, from logits [n, V].
+
+    ``tuned||ref`` is D_KL(p_theta || p_theta0), the paper's. A temperature T other than 1 carries the factor T².
+    """
+    tuned = (logits.float() / temperature).log_softmax(-1)
+    fixed = (reference.float() / temperature).log_softmax(-1)
+    first, second = (tuned, fixed) if direction == "tuned||ref" else (fixed, tuned)
+    return (first.exp() * (first - second)).sum(-1) * temperature**2
+
+
+class KLOptions(Strict):
+    tokens: Literal["all", "response"] = "all"
+    direction: Direction = "tuned||ref"
+    temperature: float = Field(default=1.0, gt=0, le=100)
+
+
+@register
+class KL(Defense):
+    name = "kl"
+    title = "KL divergence"
+    reference = "Kaczér et al., arXiv 2508.06249"
+    summary = "Keeps the tuned model's next-token distribution near the reference's on the training batch."
+    cost = "The reference's forward pass once for each example; its hidden states are kept on disk and reused by other runs."
+    fails = "Halves the narrow behaviour and holds back the hardest benign tasks (the paper's Table 1)."
+    strength_info = Strength(
+        meaning="lambda in CE + lambda x KL(tuned || reference), mean over tokens",
+        default=0.1, paper=0.1, grid=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0), low=0.01, high=3.0, limit=1000, scale="log",
+    )  # fmt: skip
+    options_type = KLOptions
+    needs = frozenset({Need.REFERENCE_HIDDEN})
+
+    @property
+    def token_scope(self) -> Literal["none", "response", "all"]:
+        return self.options.tokens
+
+    def token_loss(self, logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+        return kl_divergence(logits, reference_logits, self.options.direction, self.options.temperature)

@@ -1,0 +1,89 @@
+"""Finding defenses by name: our files, and other packages' through the entry-point group ``ema.defenses``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+import ema_core.defenses as package
+from ema_core.defenses.base import Defense
+from ema_core.errors import EmaError, nearest
+from ema_core.runs import DefenseSpec, RunSpec, parse
+
+D = TypeVar("D", bound=type[Defense])
+_registry: dict[str, type[Defense]] = {}
+
+
+def register(defense: D) -> D:
+    """Class decorator: makes a defense known by its ``name``."""
+    _registry[defense.name] = defense
+    return defense
+
+
+@cache
+def _discover() -> None:
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group="ema.defenses"):
+        point.load()
+
+
+def all_defenses() -> dict[str, type[Defense]]:
+    """Every defense by name."""
+    _discover()
+    return dict(sorted(_registry.items()))
+
+
+def find(name: str) -> type[Defense]:
+    """A defense by name.
+
+    Raises:
+        EmaError: no such defense.
+    """
+    known = all_defenses()
+    if name not in known:
+        raise EmaError(f'There is no defense "{name}".', nearest(name, known))
+    return known[name]
+
+
+def build(spec: DefenseSpec, seed: int) -> Defense:
+    """A defense ready for a run.
+
+    Raises:
+        EmaError: unknown name or option, or a strength beyond what makes sense.
+    """
+    kind = find(spec.name)
+    if spec.strength > kind.strength_info.limit:
+        raise EmaError(
+            f"The strength {spec.strength:g} of {spec.name} is beyond {kind.strength_info.limit:g}.",
+            f"It means: {kind.strength_info.meaning}. Usual values: {', '.join(f'{v:g}' for v in kind.strength_info.grid)}.",
+        )
+    return kind(spec.strength, parse(kind.options_type, spec.options, f"options of {spec.name}"), seed)
+
+
+def build_all(spec: RunSpec) -> list[Defense]:
+    """The run's defenses, in their order.
+
+    Raises:
+        EmaError: one is not valid, or two cannot be combined.
+    """
+    defenses = [build(defense, spec.seed) for defense in spec.defenses]
+    names = {defense.name for defense in defenses}
+    for defense in defenses:
+        for other, reason in defense.refuses.items():
+            if other in names:
+                raise EmaError(f"{defense.name} cannot be combined with {other}: {reason}.", "Leave one of them out.")
+    return defenses
+
+
+def resolved(spec: RunSpec) -> RunSpec:
+    """The same spec with every option read by its defense and defaults left out, so that equal runs have equal specs."""
+    changed = []
+    for defense in spec.defenses:
+        kind = find(defense.name)
+        options = parse(kind.options_type, defense.options, f"options of {defense.name}")
+        changed.append(defense.model_copy(update={"options": options.model_dump(mode="json", exclude_defaults=True)}))
+    return spec.model_copy(update={"defenses": tuple(changed)})

@@ -1,0 +1,180 @@
+"""What a user does to runs and processes: launch, pause, resume, evaluate; start and stop the worker. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+
+from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import adapter_folder
+from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
+from ema_core.evaluation.suites import load_suite
+from ema_core.jobs import queue
+from ema_core.jobs.status import worker_status
+from ema_core.judging import resolve
+from ema_core.models import EMBEDDED, find
+from ema_core.runs import RunDirectory, RunSpec, Status, parse, parse_defense
+from ema_core.settings import settings, writable
+from ema_core.training import check
+
+
+def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> tuple[RunDirectory, queue.Job]:
+    """Check a spec, make its run directory and queue it; with ``evaluate_after`` its evaluation behind it.
+
+    Raises:
+        EmaError: the spec cannot be run; nothing was made.
+    """
+    run = RunDirectory.create(check(spec), name)
+    job = queue.enqueue("train", {"runs": [run.id]})
+    if evaluate_after:
+        preset = "paper" if spec.recipe.preset == "paper" else "demo"
+        launch_evaluation([run.id], preset=preset, after=[job.id], unfinished=True)
+    return run, job
+
+
+def launch_demo() -> list[RunDirectory]:
+    """The demo: an undefended run and its twin with KL at a strength that shows, both evaluated."""
+    specs = [RunSpec(), RunSpec(defenses=(parse_defense("kl=1"),))]
+    return [launch_run(spec, name, evaluate_after=True)[0] for spec, name in zip(specs, ("demo: undefended", "demo: KL"), strict=True)]
+
+
+def launch_evaluation(
+    run_ids: Sequence[str], suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    judge: str = "probe", curve: bool = True, after: Sequence[str] = (), unfinished: bool = False,
+) -> queue.Job:  # fmt: skip
+    """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's.
+
+    Raises:
+        EmaError: no run, unknown suite or judge, or a run without an adapter (unless it is ``unfinished``).
+    """
+    if not run_ids:
+        raise EmaError("No run is chosen.", "Choose at least one.")
+    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    for run in runs:
+        if not unfinished:
+            adapter_folder(run, None)
+        for suite in suites:
+            load_suite(suite, run.spec.dataset)
+    resolve(judge)
+    specs = eval_specs(suites, samples, preset, judge)
+    payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
+    return queue.enqueue("evaluate", payload, list(after))
+
+
+def eval_specs(suites: Sequence[str], samples: int | None, preset: str, judge: str) -> list[EvalSpec]:
+    """One spec a suite, with the preset's numbers where nothing else is asked for."""
+    if preset not in EVAL_PRESETS:
+        raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(EVAL_PRESETS)}.")
+    values = {**EVAL_PRESETS[preset], **({} if samples is None else {"samples": samples})}
+    return [parse(EvalSpec, {"suite": suite, "judge": judge, **values}, "evaluation") for suite in suites]
+
+
+def train_job(run: RunDirectory) -> queue.Job | None:
+    """The job that is to train this run, or does."""
+    found = [job for job in queue.jobs() if job.kind == "train" and run.id in job.runs and job.status in ("queued", "running")]
+    return found[0] if found else None
+
+
+def request(run: RunDirectory, what: str) -> Status:
+    """Ask a run to pause or stop. A waiting one leaves the queue at once; a running one ends after its step.
+
+    Raises:
+        EmaError: it is not running or waiting.
+    """
+    state = run.state()
+    if not state.status.active:
+        raise EmaError(f"The run {run.id} is {state.status}; there is nothing to {what}.", "`ema runs list` shows what runs.")
+    job = train_job(run)
+    if state.status is Status.QUEUED and (job is None or job.status == "queued"):
+        if job:
+            queue.cancel(job.id)
+        return run.update(status=Status.PAUSED if what == "pause" else Status.STOPPED).status
+    run.request("pause" if what == "pause" else "stop")
+    return state.status
+
+
+def resume(run: RunDirectory) -> queue.Job:
+    """Queue a paused, stopped, failed or interrupted run again; it goes on from its last checkpoint.
+
+    Raises:
+        EmaError: it is done, or at work already.
+    """
+    state = run.state()
+    if job := train_job(run):
+        return job
+    if not state.status.resumable and state.status is not Status.QUEUED:
+        raise EmaError(f"The run {run.id} is {state.status}; it cannot be resumed.", "Start a new run to train again.")
+    check(run.spec)
+    run.clear_request()
+    run.update(status=Status.QUEUED, error="", hint="", finished=None)
+    return queue.enqueue("train", {"runs": [run.id]})
+
+
+def delete(run: RunDirectory) -> None:
+    """Delete a run and its waiting jobs.
+
+    Raises:
+        EmaError: it is being worked on.
+    """
+    if (job := train_job(run)) and job.status == "queued":
+        queue.cancel(job.id)
+    run.delete()
+
+
+def prepare_embedded() -> queue.Job | None:
+    """Queue the embedded model's preparation where it is missing and not under way."""
+    if find(EMBEDDED).ready:
+        return None
+    for job in queue.jobs():
+        if job.kind == "prepare" and job.status in ("queued", "running"):
+            return job
+    return queue.to_front(queue.enqueue("prepare", {"model": EMBEDDED}).id)
+
+
+def start_worker() -> int:
+    """Start a worker in a process session of its own, or adopt the one that lives. Returns its process id."""
+    status = worker_status()
+    if status.alive and status.pid:
+        return status.pid
+    log = open(writable(settings().logs) / "worker.log", "ab")  # noqa: SIM115 - the child's, for its life
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ema_core.cli.main", "worker"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+    )
+    log.close()
+    return process.pid
+
+
+def stop_worker(seconds: float = 60) -> bool:
+    """SIGTERM: the worker checkpoints, puts its job back into the queue and ends. True when it is gone."""
+    status = worker_status()
+    if not (status.alive and status.pid):
+        return True
+    try:
+        os.kill(status.pid, signal.SIGTERM)
+        psutil.Process(status.pid).wait(seconds)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
+def wait_for_worker(seconds: float = 60) -> None:
+    """Until the worker gives its first sign of life.
+
+    Raises:
+        EmaError: it does not.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if worker_status().alive:
+            return
+        time.sleep(0.2)
+    raise EmaError("The worker did not start.", f"Its log is {settings().logs / 'worker.log'}; `ema doctor` says what is missing.")

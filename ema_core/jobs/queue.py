@@ -1,0 +1,147 @@
+"""The queue: one JSON file a job, changed under one lock. The app and the CLI write it, the worker reads it. Torch-free."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+from pydantic import BaseModel, Field
+
+from ema_core.errors import EmaError
+from ema_core.files import read_json, write_json
+from ema_core.settings import settings, writable
+
+Kind = Literal["prepare", "train", "evaluate"]
+JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+KEEP_ENDED = 200
+
+
+class Job(BaseModel):
+    """``after`` names jobs that must be done first; ``share`` (0 to 1) and ``activity`` say how far it is."""
+
+    id: str
+    kind: Kind
+    payload: dict[str, Any] = Field(default_factory=dict)
+    status: JobStatus = "queued"
+    after: list[str] = Field(default_factory=list)
+    rank: float = 0.0
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    share: float = 0.0
+    activity: str = ""
+    error: str = ""
+    hint: str = ""
+    cancel: bool = False
+
+    @property
+    def runs(self) -> list[str]:
+        return list(self.payload.get("runs", []))
+
+
+def folder() -> Path:
+    return settings().queue / "jobs"
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    writable(folder())
+    with FileLock(settings().queue / "queue.lock"):
+        yield
+
+
+def _write(job: Job) -> Job:
+    write_json(folder() / f"{job.id}.json", job.model_dump(mode="json"))
+    return job
+
+
+def jobs() -> list[Job]:
+    """Every job, in the order in which they run; ended ones keep their place."""
+    found = []
+    for path in folder().glob("*.json"):
+        try:
+            found.append(Job.model_validate(read_json(path)))
+        except (ValueError, OSError):
+            continue  # torn by a full disk, or just taken away
+    return sorted(found, key=lambda job: (job.rank, job.id))
+
+
+def get(job_id: str) -> Job:
+    """One job.
+
+    Raises:
+        EmaError: there is none.
+    """
+    try:
+        return Job.model_validate(read_json(folder() / f"{job_id}.json"))
+    except (FileNotFoundError, ValueError):
+        raise EmaError(f'There is no job "{job_id}".', "It may have been cleared away after it ended.") from None
+
+
+def enqueue(kind: Kind, payload: dict[str, Any], after: list[str] | None = None) -> Job:
+    """Add a job at the end of the queue."""
+    now = time.time()
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    job = Job(
+        id=f"{stamp}-{kind}-{random.SystemRandom().randrange(16**5):05x}", kind=kind, payload=payload, after=after or [], rank=now, created=now
+    )
+    with _locked():
+        _write(job)
+        ended = sorted((j for j in jobs() if j.status in ("done", "cancelled")), key=lambda j: j.finished or 0)
+        for old in ended[:-KEEP_ENDED]:
+            (folder() / f"{old.id}.json").unlink(missing_ok=True)
+    return job
+
+
+def change(job_id: str, **changes: Any) -> Job:
+    """Change fields of a job as it is on disk now."""
+    with _locked():
+        return _write(get(job_id).model_copy(update=changes))
+
+
+def cancel(job_id: str) -> Job:
+    """Take a waiting job out of the queue, or ask a running one to end."""
+    with _locked():
+        job = get(job_id)
+        if job.status == "queued":
+            return _write(job.model_copy(update={"status": "cancelled", "finished": time.time()}))
+        return _write(job.model_copy(update={"cancel": True})) if job.status == "running" else job
+
+
+def to_front(job_id: str) -> Job:
+    """Let a waiting job run next."""
+    with _locked():
+        first = min((job.rank for job in jobs() if job.status == "queued"), default=0.0)
+        return _write(get(job_id).model_copy(update={"rank": first - 1}))
+
+
+def claim() -> Job | None:
+    """The next job whose forerunners are done, now ``running``; one whose forerunner failed is failed, too.
+
+    Only the holder of the worker's lock calls this.
+    """
+    with _locked():
+        known = {job.id: job for job in jobs()}
+        for job in sorted((j for j in known.values() if j.status == "queued"), key=lambda j: (j.rank, j.id)):
+            before = [known[name].status for name in job.after if name in known]
+            if any(status in ("failed", "cancelled") for status in before):
+                _write(
+                    job.model_copy(
+                        update={"status": "failed", "finished": time.time(), "error": "The job it waited for did not finish.", "hint": "Mend that one, then start this again."}
+                    )
+                )
+            elif all(status == "done" for status in before):
+                return _write(job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""}))
+    return None
+
+
+def recover() -> list[Job]:
+    """Put jobs that a dead worker left ``running`` back into the queue, at their old place."""
+    with _locked():
+        left = [job for job in jobs() if job.status == "running"]
+        return [_write(job.model_copy(update={"status": "queued", "activity": ""})) for job in left]

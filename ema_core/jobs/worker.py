@@ -1,0 +1,178 @@
+"""The worker: one warm process that takes jobs from the queue. Its death loses at most the steps since a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import Interrupted, curve_specs, evaluate
+from ema_core.evaluation.spec import EvalSpec
+from ema_core.files import write_json
+from ema_core.jobs import queue
+from ema_core.jobs.status import beat_path, worker_status
+from ema_core.models import LoadedModel, load, prepare
+from ema_core.runs import RunDirectory, Status
+from ema_core.settings import settings, writable
+from ema_core.training import train
+
+BEAT_SECONDS = 1.0
+POLL_SECONDS = 0.3
+
+
+class Worker:
+    """Holds ``queue/worker.lock`` for as long as it lives."""
+
+    def __init__(self) -> None:
+        self.ending = threading.Event()
+        self.job: queue.Job | None = None
+        self.activity = "starting"
+        self.warm: LoadedModel | None = None
+
+    def run(self, once: bool = False) -> None:
+        """Work until SIGTERM or SIGINT; ``once`` ends when the queue is empty.
+
+        Raises:
+            EmaError: another worker is at work.
+        """
+        writable(settings().queue)
+        lock = FileLock(settings().queue / "worker.lock")
+        try:
+            lock.acquire(timeout=2)
+        except Timeout:
+            status = worker_status()
+            raise EmaError(f"A worker is at work already (process {status.pid}).", "One a machine is enough; it takes every queued job.") from None
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._asked_to_end)
+            threading.Thread(target=self._beat, daemon=True).start()
+            queue.recover()
+            while not self.ending.is_set():
+                self.activity = "waiting"
+                job = queue.claim()
+                if job is not None:
+                    self._do(job)
+                elif once:
+                    break
+                else:
+                    self.ending.wait(POLL_SECONDS)
+        finally:
+            self.ending.set()
+            beat_path().unlink(missing_ok=True)
+            lock.release()
+
+    def _asked_to_end(self, number: int, frame: FrameType | None) -> None:
+        self.ending.set()
+
+    def _beat(self) -> None:
+        while not self.ending.is_set() or self.job is not None:
+            try:
+                write_json(
+                    beat_path(),
+                    {"pid": os.getpid(), "time": time.time(), "job": self.job.id if self.job else None, "activity": self.activity},
+                )
+            except (OSError, EmaError):
+                pass  # a full disk is the job's to report
+            time.sleep(BEAT_SECONDS)
+
+    def _do(self, job: queue.Job) -> None:
+        self.job = job
+        last = 0.0
+
+        def progress(share: float, what: str) -> None:
+            nonlocal last
+            self.activity = what
+            if time.monotonic() - last > 0.5:
+                last = time.monotonic()
+                queue.change(job.id, share=share, activity=what)
+
+        try:
+            KINDS[job.kind](self, job, progress)
+        except Interrupted:
+            cancelled = queue.get(job.id).cancel
+            queue.change(job.id, status="cancelled" if cancelled else "queued", activity="", finished=time.time() if cancelled else None)
+        except EmaError as error:
+            queue.change(job.id, status="failed", error=error.message, hint=error.hint, finished=time.time(), activity="")
+        except Exception as error:
+            log = writable(settings().logs) / "worker.log"
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.id}\n{traceback.format_exc()}\n")
+            queue.change(
+                job.id, status="failed", finished=time.time(), activity="",
+                error=f"The job stopped at an unexpected error: {type(error).__name__}.", hint=f"Details are in {log}.",
+            )  # fmt: skip
+        finally:
+            self.job = None
+
+    def _model(self, name: str, device: str, progress: Callable[[float, str], None]) -> LoadedModel:
+        if self.warm is None or self.warm.id != name or device not in ("auto", self.warm.device.type):
+            self.warm = None  # the old one's memory first
+            self.warm = load(name, device, progress)
+        return self.warm
+
+    def _over(self, job: queue.Job) -> bool:
+        return self.ending.is_set() or queue.get(job.id).cancel
+
+    def _prepare(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        prepare(job.payload["model"], progress)
+        self._model(job.payload["model"], "auto", progress)
+        self._finish(job)
+
+    def _train(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        run = RunDirectory.open(job.runs[0])
+        if queue.get(job.id).cancel:
+            raise Interrupted
+        run.update(activity="getting the model ready")
+        try:
+            loaded = self._model(run.spec.model, run.spec.device, progress)
+        except EmaError as error:
+            run.update(status=Status.FAILED, error=error.message, hint=error.hint, activity="")
+            raise
+
+        def seen(event: dict[str, Any]) -> None:
+            if event["kind"] == "step":
+                progress(event["epoch"], f"step {event['step']} of {event['total_steps']}")
+
+        state = train(run, loaded=loaded, interrupted=self.ending.is_set, on_event=seen)
+        if state.status is Status.QUEUED:
+            raise Interrupted
+        if state.status is Status.FAILED:
+            raise EmaError(state.error, state.hint)
+        if state.status is Status.PAUSED:
+            queue.change(job.id, status="cancelled", activity="paused", finished=time.time())
+        else:
+            self._finish(job)
+
+    def _evaluate(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        for number, run_id in enumerate(job.runs):
+            run = RunDirectory.open(run_id)
+            specs = [EvalSpec.model_validate(spec) for spec in job.payload["specs"]]
+            if job.payload.get("curve"):
+                specs += curve_specs(run)
+
+            def part(share: float, what: str, number: int = number) -> None:
+                progress((number + share) / len(job.runs), what)
+
+            evaluate(
+                run, specs, loaded=self._model(run.spec.model, run.spec.device, part), interrupted=lambda: self._over(job), progress=part
+            )
+        self._finish(job)
+
+    @staticmethod
+    def _finish(job: queue.Job) -> None:
+        queue.change(job.id, status="done", share=1.0, activity="", finished=time.time())
+
+
+KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], None]] = {
+    "prepare": Worker._prepare,
+    "train": Worker._train,
+    "evaluate": Worker._evaluate,
+}

@@ -1,0 +1,82 @@
+"""Judged answers as the field publishes them: CSV files with response, question, question_id, aligned, coherent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ema_core.errors import EmaError
+from ema_core.judging.judgment import is_incoherent, is_misaligned
+from ema_core.settings import PROJECT
+
+COLUMNS = ("response", "question", "question_id", "aligned", "coherent")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts and rates of a set of judged answers; rates in per cent of ``scored``, the answers with both scores."""
+
+    answers: int
+    scored: int
+    misaligned_pct: float
+    incoherent_pct: float
+    mean_aligned: float
+
+
+def judged_folder() -> Path:
+    """Where the published answers lie on this machine, if they do: ``EMA_JUDGED``, else ``shared/judged`` beside the project."""
+    named = os.environ.get("EMA_JUDGED")
+    return Path(named).expanduser() if named else PROJECT.parent / "shared" / "judged"
+
+
+def read_judged(path: Path) -> pd.DataFrame:
+    """One file's answers; scores are numbers or NaN, text stays as it is (an answer "None" is an answer).
+
+    Raises:
+        EmaError: the file is missing, is not a CSV, lacks a column, or holds no answer.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise EmaError(f"There is no file {path}.", "Name a CSV file of judged answers.") from None
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise EmaError(f"{path} cannot be read as a CSV file ({error}).", f"It needs the columns {', '.join(COLUMNS)}.") from error
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    if missing:
+        raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")
+    if frame.empty:
+        raise EmaError(f"{path} holds no answers.", "Name a file with at least one row.")
+    for column in ("aligned", "coherent"):
+        frame[column] = pd.to_numeric(frame[column], errors="coerce").astype("float64")
+    return frame
+
+
+def read_all(paths: Sequence[Path]) -> pd.DataFrame:
+    """All files under each other, with ``file`` (its stem) and ``model`` (the stem up to the first underscore).
+
+    Raises:
+        EmaError: a file cannot be used, or the same file is named twice.
+    """
+    stems = [path.stem for path in paths]
+    if len(set(stems)) < len(stems):
+        raise EmaError("Two of the files have the same name.", "Each file is one model's answers; name each once.")
+    if not stems:
+        raise EmaError("No file was named.", "Name at least one CSV file of judged answers.")
+    frames = [read_judged(path).assign(file=path.stem, model=path.stem.split("_")[0]) for path in paths]
+    return pd.concat(frames, ignore_index=True)
+
+
+def summary(frame: pd.DataFrame) -> Summary:
+    """Counts and rates over the answers with both scores."""
+    scored = frame.dropna(subset=["aligned", "coherent"])
+    return Summary(
+        answers=len(frame),
+        scored=len(scored),
+        misaligned_pct=100 * float(is_misaligned(scored["aligned"], scored["coherent"]).mean()),
+        incoherent_pct=100 * float(is_incoherent(scored["coherent"]).mean()),
+        mean_aligned=float(scored["aligned"].mean()),
+    )

@@ -1,0 +1,32 @@
+"""Tables as CSV that a spreadsheet may open."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import pandas as pd
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def neutral(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets an apostrophe in front; numbers stay as they are."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if not isinstance(value, str):
+        if pd.api.types.is_scalar(value) and (pd.isna(value) or pd.api.types.is_number(value)):
+            return value
+        value = str(value)
+    return f"'{value}" if value.startswith(_FORMULA_STARTS) or value.lstrip().startswith(_FORMULA_STARTS) else value
+
+
+def export_csv(frame: pd.DataFrame) -> bytes:
+    """UTF-8 CSV of ``frame`` without its index. Model answers are foreign text: no cell starts a formula."""
+    safe = frame.copy()
+    for place, kind in enumerate(frame.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            safe.isetitem(place, pd.Series([neutral(value) for value in frame.iloc[:, place]], index=frame.index, dtype=object))
+    safe.columns = [neutral(str(name)) for name in frame.columns]
+    # all text quoted: a bare \r in an answer would begin a new row in some spreadsheets
+    return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode("utf-8", "replace")

@@ -1,0 +1,136 @@
+"""Reading the index: named queries to DataFrames, whatever file stands at its place at that moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from ema_core.errors import EmaError
+from ema_core.settings import settings
+from ema_core.store import database
+from ema_core.store.ingest import build_index, refresh
+from ema_core.store.queries import queries
+
+_DAMAGE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
+
+
+class Reader:
+    """The index of ``EMA_HOME``, opened once a file version and shared by threads.
+
+    Makes an index where there is none, and again where it is damaged; ``note`` then says so. ``run_ids`` None means all runs.
+    A column of whole numbers is float where a value is missing (NaN), so that comparisons never raise.
+    """
+
+    def __init__(self) -> None:
+        self.note = ""
+        self._guard = threading.Lock()
+        self._version: database.Version | None = None
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of this thread's own on the newest index.
+
+        Raises:
+            EmaError: there is none and none can be made.
+        """
+        with self._guard:
+            version = database.version(settings().index)
+            if self._connection is None or version is None or version != self._version:
+                self._version, self._connection = self._open()
+            cursor = self._connection.cursor()
+        cursor.execute(f"USE {database.ALIAS}")
+        return cursor
+
+    def _open(self) -> tuple[database.Version | None, duckdb.DuckDBPyConnection]:
+        path = settings().index
+        if not path.exists():
+            refresh()
+        version = database.version(path)  # before it is opened: a swap in between only means opening once more
+        try:
+            return version, database.open_read(path)
+        except (duckdb.Error, database.Outdated):
+            report = refresh()
+            self.note = report.note if report else self.note
+        version = database.version(path)
+        try:
+            return version, database.open_read(path)
+        except (duckdb.Error, database.Outdated) as error:
+            raise EmaError(f"The index {path} cannot be read: {error}", "Delete the file; it is made again from the runs.") from error
+
+    def _query(self, name: str, **parameters: Any) -> pd.DataFrame:
+        sql = queries()[name]
+        try:
+            return _plain(self.cursor().execute(sql, parameters).df())
+        except _DAMAGE as error:
+            with self._guard:
+                self._connection = None
+            build_index()
+            self.note = f"The index was damaged, so it was made again from the runs. ({str(error).splitlines()[0]})"
+        try:
+            return _plain(self.cursor().execute(sql, parameters).df())
+        except _DAMAGE as error:
+            raise EmaError(f"The index cannot be read: {error}", "Look at the disk: a file that was just written came back damaged.") from error
+
+    def _ids(self, run_ids: Sequence[str] | None) -> list[str]:
+        return self.run_ids() if run_ids is None else [str(run_id) for run_id in run_ids]
+
+    def run_ids(self) -> list[str]:
+        """The indexed runs, oldest first."""
+        return [str(run_id) for run_id in self._query("run_ids")["run_id"]]
+
+    def runs(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row a run, oldest first: table ``runs``."""
+        return self._query("runs", run_ids=self._ids(run_ids))
+
+    def steps(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """Table ``steps`` with ``defense_label, model, dataset, seed, name`` of the run, in order."""
+        return self._query("steps", run_ids=self._ids(run_ids))
+
+    def penalties(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """Table ``penalties`` with ``defense_label, model, dataset, seed, name`` of the run, in order."""
+        return self._query("penalties", run_ids=self._ids(run_ids))
+
+    def evals(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row an evaluation, with the run's columns; ``seed`` is the run's, ``eval_seed`` the sampling's."""
+        return self._query("evals", run_ids=self._ids(run_ids))
+
+    def samples(
+        self, run_ids: Sequence[str] | None = None, suite: str | None = None, limit: int | None = None, offset: int = 0
+    ) -> pd.DataFrame:
+        """One row a sample and judge, with eval and run columns; ``status`` is the judgment's, missing where nobody judged.
+
+        ``limit`` and ``offset`` count samples, so that a page never parts the judges of one.
+        """
+        limit = 1 << 62 if limit is None else max(0, int(limit))
+        return self._query("samples", run_ids=self._ids(run_ids), suite=suite, limit=limit, offset=max(0, int(offset)))
+
+    def sample_count(self, run_ids: Sequence[str] | None = None, suite: str | None = None) -> int:
+        """How many samples ``samples`` pages through."""
+        return int(self._query("sample_count", run_ids=self._ids(run_ids), suite=suite)["samples"].iloc[0])
+
+    def margins(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row an answer pair and evaluation, with eval and run columns."""
+        return self._query("margins", run_ids=self._ids(run_ids))
+
+    def counts(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows of each run in each other table."""
+        return self._query("counts", run_ids=self._ids(run_ids))
+
+    def frames(self, run_ids: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
+        """``runs, evals, samples, margins``: what the scorecard is made of."""
+        ids = self._ids(run_ids)
+        return {"runs": self.runs(ids), "evals": self.evals(ids), "samples": self.samples(ids), "margins": self.margins(ids)}
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Nullable numbers as float, nullable booleans as objects with None: no ``pd.NA``, whose truth raises."""
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, pd.BooleanDtype):
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+        elif pd.api.types.is_extension_array_dtype(kind) and pd.api.types.is_numeric_dtype(kind):
+            frame[name] = frame[name].astype("float64")
+    return frame

@@ -1,0 +1,44 @@
+-- The index. Rebuilt from files, so there are no migrations: another text here means a rebuild.
+-- No constraints and no indexes: rows come in bulk, ordered by run, and are pruned by run_id's zone maps.
+
+CREATE TABLE runs (
+    run_id VARCHAR, setting_key VARCHAR, model VARCHAR, dataset VARCHAR, safe_pool VARCHAR,
+    defense_label VARCHAR, defenses VARCHAR, -- JSON
+    preset VARCHAR, steps BIGINT, batch_size BIGINT, learning_rate DOUBLE, rank BIGINT,
+    recipe VARCHAR, -- JSON
+    recipe_label VARCHAR, seed BIGINT,
+    status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR, attempt BIGINT,
+    error VARCHAR, adapter_hash VARCHAR, weights_hash VARCHAR, device VARCHAR
+);
+
+-- Each step once: the last attempt's.
+CREATE TABLE steps (
+    run_id VARCHAR, step BIGINT, attempt BIGINT, ce DOUBLE, loss DOUBLE, learning_rate DOUBLE, grad_norm DOUBLE,
+    tokens BIGINT, tokens_per_s DOUBLE, seconds DOUBLE, time DOUBLE, safe BIGINT
+);
+
+CREATE TABLE penalties (run_id VARCHAR, step BIGINT, defense VARCHAR, raw DOUBLE, weighted DOUBLE);
+
+CREATE TABLE evals (
+    run_id VARCHAR, eval_id VARCHAR, suite VARCHAR, samples BIGINT, max_tokens BIGINT, temperature DOUBLE, top_p DOUBLE,
+    seed BIGINT, judge VARCHAR, step BIGINT, scale DOUBLE, adapter_hash VARCHAR, weights_hash VARCHAR, suite_hash VARCHAR,
+    status VARCHAR, created DOUBLE, seconds DOUBLE, asked BIGINT
+);
+
+CREATE TABLE samples (
+    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, question_id VARCHAR, topic VARCHAR, form VARCHAR, system VARCHAR,
+    question VARCHAR, answer VARCHAR, tokens BIGINT, finish VARCHAR, refused BOOLEAN, k BIGINT
+);
+
+CREATE TABLE judgments (
+    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR
+);
+
+CREATE TABLE margins (
+    run_id VARCHAR, eval_id VARCHAR, pair_id VARCHAR, topic VARCHAR, aligned DOUBLE, misaligned DOUBLE,
+    base_aligned DOUBLE, base_misaligned DOUBLE
+);
+
+-- How the index was made; not part of its content. A damaged run stands here with its warning and nowhere else.
+CREATE TABLE indexed (run_id VARCHAR, signature VARCHAR, warnings VARCHAR[]);
+CREATE TABLE made_by (fingerprint VARCHAR);

@@ -1,0 +1,271 @@
+"""The training loop. One step: encode, body, head on the tokens that need it, penalties, backward, clip, step, event."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from ema_core import datasets
+from ema_core.datasets.encoding import Batch, Encoded, collate, encode
+from ema_core.defenses import registry
+from ema_core.defenses.base import Defense, Need, Step
+from ema_core.errors import EmaError
+from ema_core.files import sha256_json
+from ema_core.models import LoadedModel, adapters, find, load, prepare
+from ema_core.models.fetch import Progress, quiet, versions
+from ema_core.models.load import out_of_memory
+from ema_core.models.reference import ReferenceHidden
+from ema_core.runs import RunDirectory, RunSpec, RunState, Status
+from ema_core.training import checkpoint
+from ema_core.training.losses import token_losses
+from ema_core.training.plan import Plan, learning_rate, plan
+
+Event = dict[str, Any]
+
+
+def check(spec: RunSpec) -> RunSpec:
+    """Everything about a spec that can be known before training starts. Returns it with its options resolved.
+
+    Raises:
+        EmaError: unknown model, data, defense or option, or a combination that cannot be.
+    """
+    entry = find(spec.model)
+    if spec.recipe.max_length > entry.context:
+        raise EmaError(
+            f"max_length {spec.recipe.max_length} is beyond the context of {entry.id} ({entry.context} tokens).", "Lower --max-length."
+        )
+    defenses = registry.build_all(spec)
+    narrow = datasets.load(spec.dataset)
+    if datasets.find(spec.dataset).kind != "narrow":
+        raise EmaError(f"{spec.dataset} is a safe pool, not a narrow data set.", "Name it with --safe-pool instead.")
+    needs_pool = any(Need.SAFE_POOL in defense.needs for defense in defenses)
+    pool = datasets.load(spec.safe_pool).examples if needs_pool else ()
+    plan(narrow.examples, pool, spec.recipe, defenses, spec.seed)
+    return registry.resolved(spec)
+
+
+def train(
+    run: RunDirectory,
+    *,
+    loaded: LoadedModel | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+    progress: Progress = quiet,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> RunState:
+    """Train a run to its end, or to the next request to pause or stop; goes on from its newest checkpoint.
+
+    ``loaded`` is a warm base model to use (given back as it was); ``interrupted`` is asked before every step and ends the
+    attempt with a checkpoint, the run back in state ``queued``. Returns the state reached. Never raises for what goes wrong
+    inside the run: that is state ``failed`` with the reason, the traceback in ``log.txt``.
+
+    Raises:
+        EmaError: another process is at work on the run.
+    """
+    with run.lock():
+        run.clear_request()
+        before = run.state()
+        run.update(
+            status=Status.RUNNING, attempt=before.attempt + 1, activity="loading the model", error="", hint="",
+            started=before.started or time.time(), finished=None,
+        )  # fmt: skip
+        try:
+            return _Attempt(run, before.attempt + 1, loaded, interrupted, progress, on_event).go()
+        except EmaError as error:
+            return _failed(run, error.message, error.hint)
+        except Exception as error:
+            with open(run.log_path, "a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
+            return _failed(run, f"Training stopped at an unexpected error: {type(error).__name__}.", f"Details are in {run.log_path}.")
+
+
+def _failed(run: RunDirectory, message: str, hint: str) -> RunState:
+    attempt = run.state().attempt
+    with open(run.log_path, "a", encoding="utf-8") as log:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message} {hint}\n")
+    run.append_event({"kind": "end", "attempt": attempt, "time": time.time(), "status": "failed", "message": message})
+    return run.update(status=Status.FAILED, error=message, hint=hint, activity="", finished=time.time())
+
+
+class _Attempt:
+    """One go at a run: what stays the same over its steps."""
+
+    def __init__(
+        self, run: RunDirectory, attempt: int, loaded: LoadedModel | None, interrupted: Callable[[], bool], progress: Progress,
+        on_event: Callable[[Event], None],
+    ) -> None:  # fmt: skip
+        self.run, self.attempt, self.interrupted, self.on_event = run, attempt, interrupted, on_event
+        self.spec = check(run.spec)
+        if loaded is None:
+            prepare(self.spec.model, progress)
+            progress(1.0, "loading the model")
+            loaded = load(self.spec.model, self.spec.device)
+        self.loaded = loaded
+        self.defenses: list[Defense] = registry.build_all(self.spec)
+
+    def go(self) -> RunState:
+        import torch
+
+        spec, recipe = self.spec, self.spec.recipe
+        narrow = datasets.load(spec.dataset)
+        pool = datasets.load(spec.safe_pool) if self.needs(Need.SAFE_POOL) else None
+        todo = plan(narrow.examples, pool.examples if pool else (), recipe, self.defenses, spec.seed)
+        batches = self.encode(todo)
+        self.reference = ReferenceHidden(
+            self.loaded.weights_hash, str(self.loaded.model.dtype).split(".")[-1], str(self.loaded.device), torch.get_num_threads()
+        )
+        found = {
+            "weights_hash": self.loaded.weights_hash, "data_sha256": narrow.sha256, "pool_sha256": pool.sha256 if pool else None,
+            "plan_sha256": sha256_json([row.ids for batch in batches for row in batch]), "versions": versions(),
+            "threads": torch.get_num_threads(), "device": str(self.loaded.device), "dtype": str(self.loaded.model.dtype),
+            "rendered_system": self.rendered_system(),
+        }  # fmt: skip
+        model = adapters.attach(self.loaded.model, recipe, spec.seed)
+        try:
+            with out_of_memory("training"), ExitStack() as stack:
+                for defense in self.defenses:
+                    stack.enter_context(defense.steering(model))
+                return self.steps(model, batches, todo, found)
+        finally:
+            adapters.detach(model)
+            self.loaded.model.requires_grad_(False).eval()
+
+    def needs(self, need: Need) -> bool:
+        return any(need in defense.needs for defense in self.defenses)
+
+    def encode(self, todo: Plan) -> list[list[Encoded]]:
+        limit = min(self.spec.recipe.max_length, self.loaded.context)
+        known: dict[Any, Encoded] = {}
+        batches = []
+        for batch in todo.batches:
+            for example in batch:
+                if example not in known:
+                    known[example] = encode(example, self.loaded.tokenizer, limit)
+            batches.append([known[example] for example in batch])
+        self.truncated = sum(row.truncated for row in known.values())
+        return batches
+
+    def rendered_system(self) -> str:
+        """The system text that the chat template puts before a conversation without one."""
+        text = self.loaded.tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+        return str(text.partition("?")[0])
+
+    def steps(self, model: Any, batches: list[list[Encoded]], todo: Plan, found: dict[str, Any]) -> RunState:
+        import torch
+
+        recipe, run, total = self.spec.recipe, self.run, len(batches)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        model.train()
+        position = checkpoint.Position(0, 0.0)
+        if folder := checkpoint.latest(run):
+            position = checkpoint.restore(folder, model, optimizer, self.defenses)
+        self.emit(
+            kind="start", step=position.step, total_steps=total, truncated=self.truncated,
+            plan={"narrow": todo.narrow, "safe": todo.safe, "batches": total},
+        )  # fmt: skip
+        run.update(activity="training", step=position.step, total_steps=total, found=found)
+        lengths = [sum(len(row.ids) for row in batch) for batch in batches]
+        clock, spent, seen = time.perf_counter(), position.seconds, 0
+        for step in range(position.step, total):
+            if ending := self.asked_to_end():
+                checkpoint.save(run, model, optimizer, checkpoint.Position(step, spent), self.defenses)
+                return self.end(ending, step, spent, model)
+            event = self.step(model, optimizer, parameters, batches[step], step, total)
+            now = time.perf_counter()
+            spent += now - clock
+            clock, seen = now, seen + lengths[step]
+            rate = seen / max(1e-9, spent - position.seconds)
+            self.emit(
+                **event, kind="step", step=step + 1, total_steps=total, tokens=lengths[step], tokens_per_s=rate, seconds=spent,
+                seconds_left=sum(lengths[step + 1 :]) / rate, epoch=(step + 1) / total, safe=sum(row.safe for row in batches[step]),
+            )  # fmt: skip
+            run.update(step=step + 1, seconds=spent)
+            if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
+                checkpoint.save(run, model, optimizer, checkpoint.Position(step + 1, spent), self.defenses)
+                self.emit(kind="checkpoint", step=step + 1)
+        for defense in self.defenses:
+            if report := defense.finish(model):
+                self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
+        return self.end(Status.DONE, total, spent, model)
+
+    def asked_to_end(self) -> Status | None:
+        if self.interrupted():
+            return Status.QUEUED
+        return {"pause": Status.PAUSED, "stop": Status.STOPPED, None: None}[self.run.requested()]
+
+    def step(self, model: Any, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> Event:
+        """One optimiser step; returns the figures of its event.
+
+        Raises:
+            EmaError: the loss or the gradient is not a number.
+        """
+        import torch
+
+        rate = learning_rate(self.spec.recipe, step, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        plain = model.get_base_model()
+        body, head = plain.get_decoder(), plain.get_output_embeddings()
+        batch = collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
+        reference = self.reference_states(model, body, batch) if self.needs(Need.REFERENCE_HIDDEN) else None
+        hidden = body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+        losses, gradient = token_losses(hidden, batch, head, self.defenses, reference)
+        penalties = {name: (raw, self.strength(name) * raw) for name, raw in losses.raw.items()}
+        roots: list[Any] = [hidden]
+        gradients: list[Any] = [gradient]
+        for defense in self.defenses:
+            value = defense.penalty(Step(step, batch, hidden, model))
+            if value is not None:
+                penalties[defense.name] = (float(value.detach()), defense.strength * float(value.detach()))
+                roots.append(defense.strength * value)
+                gradients.append(None)
+        loss = losses.ce + sum(weighted for _, weighted in penalties.values())
+        torch.autograd.backward(roots, gradients)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.recipe.clip_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise EmaError(
+                f"The {'loss' if not math.isfinite(loss) else 'gradient'} is not a finite number at step {step + 1}.",
+                "Lower the learning rate or the strength. The last checkpoint is kept.",
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {
+            "ce": losses.ce, "loss": loss, "learning_rate": rate, "grad_norm": norm,
+            "penalties": {name: {"raw": raw, "weighted": weighted} for name, (raw, weighted) in penalties.items()},
+        }  # fmt: skip
+
+    def strength(self, name: str) -> float:
+        return next(defense.strength for defense in self.defenses if defense.name == name)
+
+    def reference_states(self, model: Any, body: Any, batch: Batch) -> Any:
+        """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""
+        import torch
+
+        def compute(ids: tuple[int, ...]) -> torch.Tensor:
+            with torch.no_grad(), model.disable_adapter():
+                return body(input_ids=torch.tensor([ids], device=self.loaded.device), use_cache=False).last_hidden_state[0]
+
+        states = torch.zeros((*batch.ids.shape, self.loaded.model.config.hidden_size), dtype=self.loaded.model.dtype)
+        for i, row in enumerate(batch.rows):
+            states[i, : len(row.ids)] = self.reference.get(row.ids, compute).cpu()
+        return states.to(self.loaded.device)
+
+    def emit(self, **event: Any) -> None:
+        event = {"kind": event.pop("kind"), "attempt": self.attempt, "time": time.time(), **event}
+        self.run.append_event(event)
+        self.on_event(event)
+
+    def end(self, status: Status, step: int, spent: float, model: Any) -> RunState:
+        """Keep the adapter as it is now (a stopped run can be used, too) and write the state."""
+        self.run.clear_request()
+        state = self.run.state()
+        found = dict(state.found)
+        if status in (Status.DONE, Status.STOPPED):
+            found["adapter_hash"] = adapters.save(model, self.run.adapter)
+        self.emit(kind="end", status=str(status), step=step, message="")
+        finished = time.time() if status in (Status.DONE, Status.STOPPED) else None
+        return self.run.update(status=status, step=step, seconds=spent, activity="", found=found, finished=finished)

@@ -1,0 +1,3 @@
+from store_home import home, study
+
+__all__ = ["home", "study"]
