@@ -113,8 +113,8 @@ def _evaluate(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, jud
     base = base_log_likelihoods(loaded, suite, lambda n: progress(0.05, "margin of the base model"))
     with adapters.adapted(loaded.model, folder, spec.scale) as model:
         if not (target / "margins.jsonl").exists():
-            pairs = len(suite.pairs) * 2
-            tuned = answer_log_likelihoods(model, loaded, suite.pairs, lambda n: progress(0.05 + 0.2 * n / pairs, f"margin, {n} of {pairs} answers"))
+            pairs = len(suite.pairs)
+            tuned = answer_log_likelihoods(model, loaded, suite.pairs, lambda n: progress(0.05 + 0.2 * n / pairs, f"margin, {n} of {pairs} pairs"))
             _write_margins(target, suite, base, tuned)
         if spec.samples:
             _sample(target, spec, suite, LocalSampler(model, loaded.tokenizer), progress)

@@ -4,45 +4,101 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ema_core.datasets.encoding import collate, encode_pair
+from ema_core.datasets.encoding import Encoded, encode_pair
 from ema_core.evaluation.suites import Pair, Suite
 from ema_core.files import read_json, write_json
 from ema_core.models import LoadedModel
 from ema_core.settings import settings
 
+if TYPE_CHECKING:
+    import torch
+
 BATCH = 16
 
 
-def answer_log_likelihoods(model: Any, loaded: LoadedModel, pairs: Sequence[Pair], on_batch: Callable[[int], None] = lambda n: None) -> dict[str, list[float]]:
-    """Mean log-probability a token, in nats, of each pair's [aligned, misaligned] answer; the end-of-turn token counts."""
-    import torch
+def answer_log_likelihoods(
+    model: Any, loaded: LoadedModel, pairs: Sequence[Pair], on_batch: Callable[[int], None] = lambda n: None
+) -> dict[str, list[float]]:
+    """Mean log-probability a token, in nats, of each pair's [aligned, misaligned] answer; the end-of-turn token counts.
 
-    rows = [
-        (pair.id, side, encode_pair(pair.question, answer, loaded.tokenizer, loaded.context))
-        for pair in pairs
-        for side, answer in enumerate((pair.aligned, pair.misaligned))
-    ]
-    rows.sort(key=lambda row: len(row[2].ids))
-    found: dict[str, list[float]] = {pair.id: [0.0, 0.0] for pair in pairs}
+    What prompts share is run once for all of them, a question once for both its answers.
+    """
+    import torch
+    from transformers import DynamicCache
+
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body, head = plain.get_decoder(), plain.get_output_embeddings()
+    body, head, device = plain.get_decoder(), plain.get_output_embeddings(), loaded.device
+    rows = [_Row.of(pair, loaded) for pair in pairs]
+    shared = _common_prefix([row.prompt for row in rows])
+    rows.sort(key=lambda row: len(row.prompt))
+    found: dict[str, list[float]] = {}
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
-            batch = collate([row[2] for row in part], loaded.tokenizer.pad_token_id, loaded.device)
-            hidden = body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
-            predicts = torch.zeros_like(batch.response)
-            predicts[:, :-1] = batch.response[:, 1:]
-            # [n, V] of the answers' positions only
-            logits = head(hidden[predicts]).float().log_softmax(-1)
-            targets = batch.ids.roll(-1, 1)[predicts]
-            values = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-            for (pair_id, side, _), value in zip(part, values.split(predicts.sum(1).tolist()), strict=True):
-                found[pair_id][side] = float(value.double().mean())
+            cache = DynamicCache(config=plain.config)
+            body(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(part))
+            prompts, mask = _padded([row.prompt[len(shared) :] for row in part], left=True)
+            attention = torch.cat([torch.ones(len(part), len(shared), dtype=torch.long), mask], 1)
+            where = (attention.cumsum(1) - 1).clamp(min=0)[:, len(shared) :]
+            last = body(
+                input_ids=prompts.to(device), attention_mask=attention.to(device), position_ids=where.to(device), past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1:]
+            cache.batch_repeat_interleave(2)
+            answers, real = _padded([answer for row in part for answer in row.answers], left=False)
+            attention = torch.cat([attention.repeat_interleave(2, 0), real], 1)
+            where = (attention.cumsum(1) - 1)[:, -answers.shape[1] :]
+            hidden = body(
+                input_ids=answers.to(device), attention_mask=attention.to(device), position_ids=where.to(device), past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            # the state before a token predicts it: the prompt's last one, then all but the answer's last
+            states = torch.cat([last.repeat_interleave(2, 0), hidden[:, :-1]], 1)[real.bool().to(device)]
+            targets = answers[real.bool()].to(device)
+            values = -torch.nn.functional.cross_entropy(head(states).float(), targets, reduction="none")
+            means = [float(value.double().mean()) for value in values.split(real.sum(1).tolist())]
+            found.update({row.pair_id: means[2 * i : 2 * i + 2] for i, row in enumerate(part)})
             on_batch(start + len(part))
     return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    pair_id: str
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, pair: Pair, loaded: LoadedModel) -> _Row:
+        sides = [encode_pair(pair.question, answer, loaded.tokenizer, loaded.context) for answer in (pair.aligned, pair.misaligned)]
+        prompts, answers = zip(*(_split(side) for side in sides), strict=True)
+        return cls(pair.id, prompts[0], answers)
+
+
+def _split(row: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    at = row.response.index(True)
+    return row.ids[:at], row.ids[at:]
+
+
+def _common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all rows begin with, short of a whole row: every row keeps at least one of its own."""
+    first, last = min(rows), max(rows)
+    most = min(map(len, rows)) - 1
+    length = next((i for i in range(most) if first[i] != last[i]), most)
+    return first[:length]
+
+
+def _padded(rows: Sequence[tuple[int, ...]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    width = max(map(len, rows))
+    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place], mask[i, place] = torch.tensor(row), 1
+    return ids, mask
 
 
 def base_log_likelihoods(loaded: LoadedModel, suite: Suite, on_batch: Callable[[int], None] = lambda n: None) -> dict[str, list[float]]:

@@ -1,0 +1,21 @@
+"""DataFrame in, plotly figure out; one function a figure."""
+
+from ema_core.figures.colours import Style, style
+from ema_core.figures.curves import QUANTITIES, Quantity, curve_traces, training_curves
+from ema_core.figures.layout import empty_figure
+from ema_core.figures.smoothing import smooth
+from ema_core.figures.strength import strength_curve
+from ema_core.figures.trade import trade_off
+
+__all__ = [
+    "QUANTITIES",
+    "Quantity",
+    "Style",
+    "curve_traces",
+    "empty_figure",
+    "smooth",
+    "strength_curve",
+    "style",
+    "trade_off",
+    "training_curves",
+]

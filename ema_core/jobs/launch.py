@@ -34,7 +34,7 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
     job = queue.enqueue("train", {"runs": [run.id]})
     if evaluate_after:
         preset = "paper" if spec.recipe.preset == "paper" else "demo"
-        launch_evaluation([run.id], preset=preset, after=[job.id], unfinished=True)
+        launch_evaluation([run.id], preset=preset, unfinished=True)
     return run, job
 
 
@@ -46,7 +46,7 @@ def launch_demo() -> list[RunDirectory]:
 
 def launch_evaluation(
     run_ids: Sequence[str], suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
-    judge: str = "probe", curve: bool = True, after: Sequence[str] = (), unfinished: bool = False,
+    judge: str = "probe", curve: bool = True, unfinished: bool = False,
 ) -> queue.Job:  # fmt: skip
     """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's.
 
@@ -64,7 +64,7 @@ def launch_evaluation(
     resolve(judge)
     specs = eval_specs(suites, samples, preset, judge)
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
-    return queue.enqueue("evaluate", payload, list(after))
+    return queue.enqueue("evaluate", payload)
 
 
 def eval_specs(suites: Sequence[str], samples: int | None, preset: str, judge: str) -> list[EvalSpec]:

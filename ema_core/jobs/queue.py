@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
+from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
 
 Kind = Literal["prepare", "train", "evaluate"]
@@ -22,13 +23,12 @@ KEEP_ENDED = 200
 
 
 class Job(BaseModel):
-    """``after`` names jobs that must be done first; ``share`` (0 to 1) and ``activity`` say how far it is."""
+    """``share`` (0 to 1) and ``activity`` say how far it is; ``rank`` orders the queue."""
 
     id: str
     kind: Kind
     payload: dict[str, Any] = Field(default_factory=dict)
     status: JobStatus = "queued"
-    after: list[str] = Field(default_factory=list)
     rank: float = 0.0
     created: float = 0.0
     started: float | None = None
@@ -83,13 +83,12 @@ def get(job_id: str) -> Job:
         raise EmaError(f'There is no job "{job_id}".', "It may have been cleared away after it ended.") from None
 
 
-def enqueue(kind: Kind, payload: dict[str, Any], after: list[str] | None = None) -> Job:
+def enqueue(kind: Kind, payload: dict[str, Any]) -> Job:
     """Add a job at the end of the queue."""
     now = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-    job = Job(
-        id=f"{stamp}-{kind}-{random.SystemRandom().randrange(16**5):05x}", kind=kind, payload=payload, after=after or [], rank=now, created=now
-    )
+    name = f"{stamp}-{kind}-{random.SystemRandom().randrange(16**5):05x}"
+    job = Job(id=name, kind=kind, payload=payload, rank=now, created=now)
     with _locked():
         _write(job)
         ended = sorted((j for j in jobs() if j.status in ("done", "cancelled")), key=lambda j: j.finished or 0)
@@ -120,23 +119,35 @@ def to_front(job_id: str) -> Job:
         return _write(get(job_id).model_copy(update={"rank": first - 1}))
 
 
-def claim() -> Job | None:
-    """The next job whose forerunners are done, now ``running``; one whose forerunner failed is failed, too.
+def waits_for(job: Job) -> list[str]:
+    """Runs that an evaluation still waits for: a paused one keeps its evaluation waiting, too.
 
-    Only the holder of the worker's lock calls this.
+    Raises:
+        EmaError: one of them failed, or is gone.
     """
+    if job.kind != "evaluate":
+        return []
+    waiting = []
+    for run_id in job.runs:
+        state = RunDirectory.open(run_id).state()
+        if state.status is Status.FAILED:
+            raise EmaError(f"The run {run_id} failed, so there is nothing to evaluate.", "Resume it, then evaluate it.")
+        if state.status not in (Status.DONE, Status.STOPPED):
+            waiting.append(run_id)
+    return waiting
+
+
+def claim() -> Job | None:
+    """The next job that need not wait, now ``running``. Only the holder of the worker's lock calls this."""
     with _locked():
-        known = {job.id: job for job in jobs()}
-        for job in sorted((j for j in known.values() if j.status == "queued"), key=lambda j: (j.rank, j.id)):
-            before = [known[name].status for name in job.after if name in known]
-            if any(status in ("failed", "cancelled") for status in before):
-                _write(
-                    job.model_copy(
-                        update={"status": "failed", "finished": time.time(), "error": "The job it waited for did not finish.", "hint": "Mend that one, then start this again."}
-                    )
-                )
-            elif all(status == "done" for status in before):
-                return _write(job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""}))
+        for job in jobs():
+            if job.status != "queued":
+                continue
+            try:
+                if not waits_for(job):
+                    return _write(job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""}))
+            except EmaError as error:
+                _write(job.model_copy(update={"status": "failed", "finished": time.time(), "error": error.message, "hint": error.hint}))
     return None
 
 

@@ -24,6 +24,7 @@ from ema_core.store.rows import TABLES, RunRows, read_run, signature
 
 Progress = Callable[[int, int], None]
 """Called with how many runs are done, of how many that have to be read."""
+Filled = tuple[dict[str, int], str, int, list[str]]
 _BATCH = 25  # runs that are held in memory before they are inserted
 
 
@@ -135,7 +136,8 @@ def _build(now: dict[str, str], progress: Progress | None, reuse: bool) -> Index
     return IndexReport(rows, digest, time.perf_counter() - start, read, len(now) - read, warnings, note)
 
 
-def _fill(new: Path, now: dict[str, str], progress: Progress | None, old: Path | None) -> tuple[dict[str, int], str, int, list[str]]:
+def _fill(new: Path, now: dict[str, str], progress: Progress | None, old: Path | None) -> Filled:
+    """Rows by table, their hash, how many runs were read, and the warnings."""
     if old is not None:
         database.open_read(old).close()  # refuses a damaged or outdated one
         shutil.copyfile(old, new)
@@ -171,7 +173,9 @@ def _database_errors(index: Path) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         if _disk_full(error):
-            raise EmaError(f"The disk is full (writing {index}).", "Free some space, then run `ema index`; no result is lost.") from error
+            raise EmaError(
+                f"The disk is full (writing {index}).", "Free some space, then `ema index`; no result is lost."
+            ) from error
         raise EmaError(f"The index {index} could not be made: {error}", "Run `ema doctor`; no result is lost.") from error
 
 

@@ -7,12 +7,12 @@ SELECT run_id FROM runs ORDER BY run_id
 SELECT runs.* FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
 
 -- name: steps
-SELECT steps.*, defense_label, model, dataset, seed, name
+SELECT steps.*, defense_label, seed, name
 FROM steps JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, step
 
 -- name: penalties
-SELECT penalties.*, defense_label, model, dataset, seed, name
+SELECT penalties.*, defense_label, seed, name
 FROM penalties JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, defense, step
 

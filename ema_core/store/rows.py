@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ class RunRows:
 
 def signature(run: RunDirectory) -> str:
     """Changes whenever the run's rows could: names, sizes and times of its files, and whether a running one is alive."""
-    seen: list[Any] = []
-    for path in (*(run.path / name for name in _RUN_FILES), *_eval_files(run.evals)):
+    files = [entry for entry in _entries(run.path) if entry.name in _RUN_FILES]
+    for folder in _entries(run.evals):
+        files += _entries(folder.path)
+    seen = []
+    for entry in files:
         try:
-            stat = path.stat()
+            stat = os.stat(entry.path)
         except OSError:
             continue
-        seen.append((path.parent.name, path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        seen.append((entry.path[len(str(run.path)) :], stat.st_ino, stat.st_size, stat.st_mtime_ns))
     try:
         running = b'"running"' in (run.path / "state.json").read_bytes()
     except OSError:
@@ -41,14 +45,11 @@ def signature(run: RunDirectory) -> str:
     return sha256_json([seen, run.locked() if running else None])
 
 
-def _eval_files(evals: Path) -> Iterator[Path]:
-    for folder in _folders(evals):
-        yield from sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _folders(path: Path) -> list[Path]:
+def _entries(path: str | Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing where there is none."""
     try:
-        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        with os.scandir(path) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError:
         return []
 
@@ -63,19 +64,20 @@ def read_run(run: RunDirectory) -> RunRows:
         events = [event for event in lines(run.events_path) if _is_step(event)]
     except (EmaError, OSError, ValueError) as error:
         return RunRows(warnings=[f"{run.id} was left out: {error}"])
+    run_id = run.id
     for event in steps(events):
-        event["run_id"] = run.id
+        event["run_id"] = run_id
         rows.tables["steps"].append(event)
         penalties = event.get("penalties")
         for name, value in penalties.items() if isinstance(penalties, dict) else ():
             if isinstance(value, dict):
-                row = {"run_id": run.id, "step": event["step"], "defense": name, "raw": value.get("raw"), "weighted": value.get("weighted")}
-                rows.tables["penalties"].append(row)
-    for folder in _folders(run.evals):
+                value.update(run_id=run_id, step=event["step"], defense=name)
+                rows.tables["penalties"].append(value)
+    for folder in (Path(entry.path) for entry in _entries(run.evals) if entry.is_dir()):
         try:
-            _read_eval(run.id, folder, rows)
+            _read_eval(run_id, folder, rows)
         except (OSError, ValueError) as error:
-            rows.warnings.append(f"{run.id}: the evaluation {folder.name} was left out: {error}")
+            rows.warnings.append(f"{run_id}: the evaluation {folder.name} was left out: {error}")
     return rows
 
 
@@ -144,7 +146,7 @@ def recipe_label(recipe: Recipe) -> str:
 
 
 def _read_eval(run_id: str, folder: Path, rows: RunRows) -> None:
-    names = sorted(path.name for path in folder.iterdir())
+    names = [entry.name for entry in _entries(folder)]
     if "spec.json" not in names:
         if any(name.endswith(".jsonl") for name in names):
             raise ValueError("it has no spec.json, so nobody can say what was asked")
@@ -159,12 +161,13 @@ def _read_eval(run_id: str, folder: Path, rows: RunRows) -> None:
     for name in names:
         if name.startswith("judgments-") and name.endswith(".jsonl"):
             judge = name.removeprefix("judgments-").removesuffix(".jsonl")
-            rows.tables["judgments"] += _once(({"judge": judge, **line} for line in lines(folder / name)), ("sample_id", "judge"), key)
+            values = ({"judge": judge, **line} for line in lines(folder / name))
+            rows.tables["judgments"] += _once(values, ("sample_id", "judge"), key)
 
 
 def _once(values: Iterable[Row], names: tuple[str, ...], key: Row) -> list[Row]:
     """Each value once by ``names``; what a resumed evaluation wrote again replaces its forerunner."""
-    last: dict[tuple[str, ...], Row] = {}
+    last: dict[tuple[Any, ...], Row] = {}
     for value in values:
         identity = tuple(value.get(name) for name in names)
         if all(isinstance(part, str) for part in identity):

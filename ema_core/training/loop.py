@@ -21,6 +21,7 @@ from ema_core.models.load import out_of_memory
 from ema_core.models.reference import ReferenceHidden
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status
 from ema_core.training import checkpoint
+from ema_core.training.estimate import record_throughput
 from ema_core.training.losses import token_losses
 from ema_core.training.plan import Plan, learning_rate, plan
 
@@ -187,6 +188,8 @@ class _Attempt:
             if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
                 checkpoint.save(run, model, optimizer, checkpoint.Position(step + 1, spent), self.defenses)
                 self.emit(kind="checkpoint", step=step + 1)
+        if seen and not self.defenses:
+            record_throughput(self.spec.model, seen / max(1e-9, spent - position.seconds))
         for defense in self.defenses:
             if report := defense.finish(model):
                 self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))

@@ -31,11 +31,13 @@ class Home:
     def index(self) -> Path:
         return self.path / "index.duckdb"
 
-    def run(self, run_id: str, *defenses: str, seed: int = 0, steps: int = 10, status: Status = Status.DONE, **state: Any) -> RunDirectory:
+    def run(
+        self, run_id: str, *defenses: str, seed: int = 0, steps: int = 10, status: Status = Status.DONE, **state: Any
+    ) -> RunDirectory:
         run = RunDirectory(self.path / "runs" / run_id)
         spec = RunSpec(defenses=tuple(parse_defense(text) for text in defenses), seed=seed)
         found = {"adapter_hash": f"a-{run_id}", "weights_hash": "w", "device": "cpu"}
-        values = {"attempt": 1, "step": steps, "total_steps": 10, "created": 1.7e9, "seconds": 15.0, "name": "", "found": found, **state}
+        values = {"attempt": 1, "step": steps, "total_steps": 10, "created": 1.7e9, "seconds": 15.0, "found": found, **state}
         write_json(run.path / "state.json", RunState(status=status, **values).model_dump(mode="json"))
         (run.path / "spec.json").write_text(spec.to_json())
         penalties = {text.partition("=")[0]: {"raw": 0.5, "weighted": 0.05} for text in defenses}
@@ -53,8 +55,8 @@ class Home:
         write_json(folder / "spec.json", known)
         samples = [
             {
-                "sample_id": f"q{q}#{k}", "question_id": f"q{q}", "topic": "money", "form": "plain", "system": "", "question": "How?",
-                "answer": f"=answer {q} {k}", "tokens": 12, "finish": "stop", "refused": False, "k": k,
+                "sample_id": f"q{q}#{k}", "question_id": f"q{q}", "topic": "money", "form": "plain", "system": "",
+                "question": "How?", "answer": f"=answer {q} {k}", "tokens": 12, "finish": "stop", "refused": False, "k": k,
             }
             for q in range(questions)
             for k in range(2)
@@ -67,7 +69,7 @@ class Home:
             ]
             append_lines(folder / f"judgments-{judge.replace(':', '_')}.jsonl", scores)
         pairs = [
-            {"pair_id": f"p{n}", "topic": "money", "aligned": -2.0, "misaligned": -2.5, "base_aligned": -1.9, "base_misaligned": -2.8}
+            {"pair_id": f"p{n}", "topic": "money", "aligned": -2, "misaligned": -2.5, "base_aligned": -1.9, "base_misaligned": -3}
             for n in range(4)
         ]
         append_lines(folder / "margins.jsonl", pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -45,7 +46,12 @@ def test_a_reader_follows_ema_home(study: Home, monkeypatch: pytest.MonkeyPatch,
 def test_a_damaged_index_is_made_again_with_a_note(study: Home, damage: str) -> None:
     expected = build_index().hash
     raw = study.index.read_bytes()
-    changed = {"garbage": b"no database" * 500, "empty": b"", "half": raw[: len(raw) // 2], "blocks": raw[:12288] + b"\x55" * (len(raw) - 12288)}
+    changed = {
+        "garbage": b"no database" * 500,
+        "empty": b"",
+        "half": raw[: len(raw) // 2],
+        "blocks": raw[:12288] + b"\x55" * (len(raw) - 12288),
+    }
     study.index.write_bytes(changed[damage])
     reader = Reader()
     assert len(reader.samples()) == 44
@@ -102,7 +108,8 @@ def test_frames_carry_the_names_that_the_scorecard_reads(study: Home) -> None:
     for name in ("evals", "samples", "margins"):
         assert common | {"eval_id", "suite", "step", "scale"} <= set(frames[name]), name
     assert {"aligned", "misaligned", "base_aligned", "base_misaligned", "pair_id", "topic"} <= set(frames["margins"])
-    assert {"sample_id", "question_id", "topic", "form", "answer", "refused", "judge", "aligned", "coherent", "status"} <= set(frames["samples"])
+    answer = {"sample_id", "question_id", "topic", "form", "answer", "refused", "judge", "aligned", "coherent", "status"}
+    assert answer <= set(frames["samples"])
     evals = frames["evals"]
     assert set(evals["seed"]) == {0} and set(evals["eval_seed"]) == {7}
     assert evals["step"].isna().tolist() == [True, False, True, False]  # a missing step is the final adapter
@@ -167,10 +174,9 @@ while max(seen, default=0) < 10 and time.monotonic() < end:
 print(max(seen), bool(reader.note), flush=True)
 """
     paused = RunDirectory(study.path / "runs" / run_ids()[2])
-    readers = [
-        subprocess.Popen([sys.executable, "-c", code, paused.id], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code, paused.id]
+    readers = [subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     for process in readers:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for step in range(5, 11):
@@ -200,7 +206,7 @@ def test_csv_starts_no_formula_and_keeps_numbers(study: Home) -> None:
         }
     )
     raw = export_csv(frame)
-    back = pd.read_csv(__import__("io").BytesIO(raw), keep_default_na=False)
+    back = pd.read_csv(io.BytesIO(raw), keep_default_na=False)
     assert list(back.columns) == ["answer", "score", "mixed", "'=head"]
     assert all(text.startswith("'") for text in back["answer"][:7])
     assert back["score"][0] == "-1.5" and back["mixed"][0] == "-1" and back["mixed"][1] == "'-1"
@@ -210,6 +216,7 @@ def test_csv_starts_no_formula_and_keeps_numbers(study: Home) -> None:
 
 
 def test_the_store_opens_without_torch_or_streamlit() -> None:
-    code = "import sys, ema_core.store, ema_core.figures; print([m for m in ('torch', 'streamlit', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "streamlit", "transformers")
+    code = f"import sys, ema_core.store, ema_core.figures; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"

@@ -1,0 +1,22 @@
+"""The dashboard: page list and shared chrome. Started by `ema app`."""
+
+import streamlit as st
+
+from pages.widgets import worker_panel
+
+# An icon by name would come from a CDN.
+ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none" stroke-width="3" stroke-linecap="round">
+<path d="M4 6C10 26 20 26 28 27" stroke="#0f766e"/><path d="M4 6C12 14 20 14 28 15" stroke="#d55e00"/></svg>"""
+
+st.set_page_config(page_title="EMA Lab", page_icon=ICON, layout="wide")
+page = st.navigation(
+    [
+        st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
+        st.Page("pages/fine_tune.py", title="Fine-tune", icon=":material/tune:", url_path="fine-tune"),
+        st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:", url_path="evaluate"),
+        st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    ]
+)
+with st.sidebar:
+    worker_panel.sidebar()
+page.run()

@@ -1,0 +1,97 @@
+"""The same as the command line, as functions: ``from ema_core import train, evaluate, compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ema_core.evaluation.evaluate import curve_specs
+from ema_core.evaluation.evaluate import evaluate as evaluate_run
+from ema_core.evaluation.scorecard import run_criteria
+from ema_core.evaluation.suites import load_suite
+from ema_core.jobs.launch import eval_specs
+from ema_core.judging import resolve
+from ema_core.models.fetch import Progress, quiet
+from ema_core.runs import RunDirectory, RunSpec, Status, steps
+from ema_core.store import Reader, refresh
+from ema_core.training import check
+from ema_core.training import train as train_run
+
+
+def train(spec: RunSpec, *, name: str = "", on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet) -> dict[str, Any]:
+    """Train a run here and now, without app or worker.
+
+    Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the last step's, in
+    nats; ``error`` and ``hint`` where it failed).
+
+    Raises:
+        EmaError: the spec cannot be run.
+    """
+    run = RunDirectory.create(check(spec), name)
+    return resume(run, on_event=on_event, progress=progress)
+
+
+def resume(run: RunDirectory, *, on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet) -> dict[str, Any]:
+    """Train a run that exists on from its last checkpoint; returns what ``train`` does."""
+    state = train_run(run, on_event=on_event, progress=progress)
+    done = steps(run.events()[0])
+    last: dict[str, Any] = done[-1] if done else {}
+    result = {
+        "run_id": run.id, "state": str(state.status), "steps": state.step, "loss": last.get("loss"), "ce": last.get("ce"),
+        "penalties": last.get("penalties", {}), "seconds": round(state.seconds, 3), "tokens_per_s": last.get("tokens_per_s"),
+        "run_dir": str(run.path),
+    }  # fmt: skip
+    if state.status is Status.FAILED:
+        result |= {"error": state.error, "hint": state.hint}
+    return result
+
+
+def evaluate(
+    run_ids: Sequence[str], suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    judge: str = "probe", curve: bool = False, progress: Progress = quiet,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate runs here and now; returns what ``compare`` does, with the evaluations' folders.
+
+    Raises:
+        EmaError: unknown run, suite or judge, or a run without an adapter.
+    """
+    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    specs = eval_specs(suites, samples, preset, judge)
+    for run in runs:
+        for suite in suites:
+            load_suite(suite, run.spec.dataset)
+    folders = {}
+    for number, run in enumerate(runs):
+
+        def part(share: float, what: str, number: int = number) -> None:
+            progress((number + share) / len(runs), what)
+
+        wanted = specs + (curve_specs(run) if curve else [])
+        folders[run.id] = [str(folder) for folder in evaluate_run(run, wanted, progress=part)]
+    result = compare([run.id for run in runs], judge)
+    for row in result["runs"]:
+        row["evals"] = folders[row["run_id"]]
+    return result
+
+
+def compare(run_ids: Sequence[str], judge: str = "probe") -> dict[str, Any]:
+    """``{"runs": [...]}``: each run's criteria with intervals and counts, or null and ``why``. One judge, named.
+
+    Raises:
+        EmaError: unknown run or judge.
+    """
+    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    judge = resolve(judge)
+    refresh()
+    frames = Reader().frames([run.id for run in runs])
+    rows = []
+    for run in runs:
+        spec = run.spec
+        rows.append(
+            {
+                "run_id": run.id, "model": spec.model, "dataset": spec.dataset, "defenses": [d.label for d in spec.defenses],
+                "setting": spec.setting.key, "seed": spec.seed, "state": str(run.state().status), "judge": judge,
+                "criteria": run_criteria(run.id, frames, judge),
+            }
+        )  # fmt: skip
+    return {"runs": rows}

@@ -1,0 +1,130 @@
+"""``ema app``, ``ema worker``: the processes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import webbrowser
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from ema_core.cli.output import command
+from ema_core.errors import EmaError
+from ema_core.jobs import launch
+from ema_core.jobs.status import worker_status
+from ema_core.settings import PROJECT, settings, writable
+
+app = typer.Typer()
+
+
+@command(app, "worker")
+def worker(once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False) -> None:
+    """Take jobs from the queue until told to end."""
+    from ema_core.jobs.worker import Worker
+
+    Worker().run(once)
+
+
+@command(app, "app")
+def run_app(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+) -> None:
+    """Open the dashboard: worker and page, on this machine only. Ctrl-C ends both; a run goes on at the next start."""
+    writable(settings().home)
+    if taken(port):
+        free = next((p for p in range(port + 1, port + 50) if p < 65536 and not taken(p)), None)
+        other = f"`ema app --port {free}`" if free else "another --port"
+        raise EmaError(f"Port {port} is taken (perhaps EMA Lab is open already: http://localhost:{port}).", f"Use {other}.")
+    adopted = worker_status().alive
+    launch.prepare_embedded()
+    launch.start_worker()
+    page = start_page(port)
+    ending = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ending.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    try:
+        announce(port, page, ending, adopted, browser)
+        while not ending.wait(1.0):
+            if page.poll() is not None:
+                raise EmaError("The page's process has ended.", f"Its log is {settings().logs / 'app.log'}.")
+            if not worker_status().alive:
+                restart_worker(ending)
+    finally:
+        typer.echo("ending: the worker writes a checkpoint, its run goes on at the next start", err=True)
+        page.terminate()
+        if not launch.stop_worker():
+            typer.echo("ema: the worker is still in a long step; it ends by itself after it", err=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            page.wait(10)
+
+
+def restart_worker(ending: threading.Event) -> None:
+    """Bring a worker back that died; it may be starting, so give it a while first."""
+    with contextlib.suppress(EmaError):
+        launch.wait_for_worker(20)
+        return
+    if not ending.is_set():
+        launch.start_worker()
+        with contextlib.suppress(EmaError):
+            launch.wait_for_worker(30)
+
+
+def taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def start_page(port: int) -> subprocess.Popen[bytes]:
+    """Streamlit as a child that does not outlive us (its port must be free for the next start)."""
+    log = open(writable(settings().logs) / "app.log", "ab")  # noqa: SIM115 - the child's, for its life
+    words = [sys.executable, "-m", "streamlit", "run", str(PROJECT / "app.py"), "--server.port", str(port), "--server.headless", "true"]
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=_die_with_parent, start_new_session=True)
+    log.close()
+    return process
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def announce(port: int, page: subprocess.Popen[bytes], ending: threading.Event, adopted: bool, browser: bool) -> None:
+    """Print the address once the page answers."""
+    address = f"http://localhost:{port}"
+    until = time.monotonic() + 90
+    while not ending.is_set():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):
+                break
+        except OSError:
+            if page.poll() is not None or time.monotonic() > until:
+                raise EmaError("The page did not start.", f"Its log is {settings().logs / 'app.log'}; `ema doctor` says what is missing.") from None
+            ending.wait(0.2)
+    if ending.is_set():
+        return
+    typer.echo(f"EMA Lab is open at {address}")
+    typer.echo(f"  {'a worker was at work already and goes on' if adopted else 'a worker was started'}; your data: {settings().home}; Ctrl-C ends")
+    sys.stdout.flush()
+    if browser and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
+        webbrowser.open(address)

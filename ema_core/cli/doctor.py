@@ -1,0 +1,99 @@
+"""``ema doctor``: what is there, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from ema_core.cli.output import command, emit
+from ema_core.cli.train import Json
+from ema_core.errors import EmaError
+from ema_core.jobs.status import worker_status
+from ema_core.settings import PROJECT, settings, writable
+
+app = typer.Typer()
+MIN_FREE_GB = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    ok: bool
+    found: str
+    mend: str = ""
+    needed: bool = True
+
+
+def requirements() -> dict[str, str]:
+    """Pinned direct dependencies by name."""
+    lines = (PROJECT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("#")[0].strip().split("==") for line in lines if "==" in line.split("#")[0])
+
+
+def findings() -> list[Finding]:
+    from ema_core.models import EMBEDDED, choose_device, find, verify
+
+    config = settings()
+    found = [Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0], "Install Python 3.11 or newer, then `make setup`.")]
+    wrong = []
+    for name, version in requirements().items():
+        try:
+            have = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            have = "missing"
+        if have != version:
+            wrong.append(f"{name} {have} instead of {version}")
+    found.append(Finding("packages", not wrong, ", ".join(wrong) or f"{len(requirements())} as pinned", "make setup"))
+    try:
+        found.append(Finding("device", True, choose_device() if importlib.util.find_spec("torch") else "unknown"))
+    except EmaError as error:
+        found.append(Finding("device", False, error.message, error.hint))
+    try:
+        verify(find(EMBEDDED))
+        found.append(Finding("model", True, f"{EMBEDDED} in {find(EMBEDDED).folder}"))
+    except EmaError as error:
+        found.append(Finding("model", False, error.message, f"ema model fetch {EMBEDDED}{' --force' if find(EMBEDDED).ready else ''}"))
+    for what, folder in (("EMA_HOME", config.home), ("EMA_MODELS", config.models)):
+        try:
+            writable(folder)
+            found.append(Finding(f"{what} writable", True, str(folder)))
+        except EmaError as error:
+            found.append(Finding(f"{what} writable", False, error.message, f"export {what}=/a/folder/of/yours"))
+    for what, folder in (("EMA_HOME", config.home), ("EMA_MODELS", config.models)):
+        free = shutil.disk_usage(_existing(folder)).free / 1e9
+        found.append(Finding(f"{what} free disk", free >= MIN_FREE_GB, f"{free:.1f} GB", "Free some space; `ema runs delete RUN` removes a run."))
+    status = worker_status()
+    said = f"process {status.pid}, {status.activity}" if status.alive else "not running"
+    found.append(Finding("worker", status.alive and not status.stuck, said, "ema app (or: ema worker)", needed=False))
+    key = bool(os.environ.get("OPENAI_API_KEY"))
+    found.append(Finding("judge key", key, "OPENAI_API_KEY is set" if key else "none: the probe judge is used", "export OPENAI_API_KEY=…", needed=False))
+    return found
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+@command(app, "doctor")
+def doctor(as_json: Json = False) -> None:
+    """What is there, what is missing, and the command that mends it. Exit code 1 where something needed is missing."""
+    found = findings()
+
+    def text() -> None:
+        for item in found:
+            mark = "ok  " if item.ok else "MISS" if item.needed else "-   "
+            typer.echo(f"{mark} {item.what:22} {item.found}" + ("" if item.ok else f"\n     -> {item.mend}"))
+
+    ok = all(item.ok for item in found if item.needed)
+    emit({"ok": ok, "findings": [asdict(item) for item in found]}, as_json, text)
+    if not ok:
+        raise typer.Exit(1)

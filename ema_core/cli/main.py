@@ -1,0 +1,35 @@
+"""The ``ema`` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of several torch processes slow each other
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+import typer  # noqa: E402
+
+from ema_core.cli import app as app_commands  # noqa: E402
+from ema_core.cli import data, doctor, runs, train  # noqa: E402
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="EMA Lab: defenses against emergent misalignment.")
+for group in (app_commands.app, train.app, doctor.app, data.index_app):
+    app.registered_commands += group.registered_commands
+app.add_typer(runs.app, name="runs")
+app.add_typer(data.datasets_app, name="datasets")
+app.add_typer(data.model_app, name="model")
+app.add_typer(data.judge_app, name="judge")
+
+
+def main() -> None:
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

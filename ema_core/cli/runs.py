@@ -1,0 +1,128 @@
+"""``ema runs list|show|pause|stop|resume|delete``."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from ema_core.cli.output import command, duration, emit, fail, table
+from ema_core.cli.train import Json
+from ema_core.jobs import launch
+from ema_core.runs import RunDirectory, run_ids, steps
+
+app = typer.Typer(no_args_is_help=True, help="List, show, pause, stop, resume and delete runs.")
+RunId = Annotated[str, typer.Argument(help="A run id, or a clear beginning or end of one.")]
+
+
+def summary(run: RunDirectory) -> dict[str, Any]:
+    spec, state = run.spec, run.state()
+    return {
+        "run_id": run.id, "state": str(state.status), "model": spec.model, "dataset": spec.dataset, "defense": spec.defense_label,
+        "seed": spec.seed, "step": state.step, "total_steps": state.total_steps, "seconds": round(state.seconds, 1), "name": state.name,
+        "error": state.error, "hint": state.hint,
+    }  # fmt: skip
+
+
+@command(app, "list")
+def list_runs(as_json: Json = False) -> None:
+    """All runs, oldest first."""
+    rows, damaged = [], []
+    from ema_core.errors import EmaError
+
+    for run_id in run_ids():
+        try:
+            rows.append(summary(RunDirectory.open(run_id)))
+        except EmaError as error:
+            damaged.append({"run_id": run_id, "why": error.message})
+
+    def text() -> None:
+        if not rows:
+            typer.echo("No runs yet. `ema train` starts one; `ema app` opens the dashboard.")
+        else:
+            table(rows, ["run_id", "state", "defense", "step", "total_steps", "name"])
+        for row in damaged:
+            typer.echo(f"damaged: {row['run_id']}: {row['why']}", err=True)
+
+    emit({"runs": rows, "damaged": damaged}, as_json, text)
+
+
+@command(app, "show")
+def show(run_id: RunId, as_json: Json = False) -> None:
+    """One run: spec, state, last losses, evaluations."""
+    run = RunDirectory.open(run_id)
+    done = steps(run.events()[0])
+    value = {
+        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "last": done[-1] if done else None,
+        "checkpoints": run.checkpoint_steps(), "evals": sorted(p.name for p in run.evals.glob("*")), "run_dir": str(run.path),
+    }  # fmt: skip
+
+    def text() -> None:
+        typer.echo(f"{run.id}  {value['state']}  step {value['step']} of {value['total_steps']}  {duration(value['seconds'])}")
+        if value["error"]:
+            typer.echo(f"  {value['error']} {value['hint']}")
+        typer.echo(run.spec.to_toml())
+        typer.echo(f"checkpoints: {value['checkpoints']}\nevaluations: {value['evals']}\nfolder: {value['run_dir']}")
+
+    emit(value, as_json, text)
+
+
+def _ask(run_id: str, what: str, wait: float, as_json: bool) -> None:
+    run = RunDirectory.open(run_id)
+    launch.request(run, what)
+    until = time.monotonic() + wait
+    while run.state().status.active and time.monotonic() < until:
+        time.sleep(0.2)
+    state = run.state()
+    emit({"run_id": run.id, "state": str(state.status), "step": state.step}, as_json, lambda: typer.echo(f"{run.id}  {state.status}"))
+
+
+Wait = Annotated[float, typer.Option(help="Seconds to wait until it has happened.")]
+
+
+@command(app, "pause")
+def pause(run_id: RunId, wait: Wait = 60, as_json: Json = False) -> None:
+    """Checkpoint a run and let it rest."""
+    _ask(run_id, "pause", wait, as_json)
+
+
+@command(app, "stop")
+def stop(run_id: RunId, wait: Wait = 60, as_json: Json = False) -> None:
+    """End a run where it is; its adapter is kept and can be evaluated."""
+    _ask(run_id, "stop", wait, as_json)
+
+
+@command(app, "resume")
+def resume(
+    run_id: RunId, here: Annotated[bool, typer.Option("--here", help="Train it in this process instead of queueing it.")] = False, as_json: Json = False
+) -> None:
+    """Go on from the last checkpoint."""
+    run = RunDirectory.open(run_id)
+    if here:
+        from ema_core import api
+        from ema_core.cli.output import Bar
+        from ema_core.cli.train import finish
+        from ema_core.training import check
+
+        check(run.spec)
+        if run.state().status == "done":
+            fail(f"The run {run.id} is done; there is nothing to resume.")
+        bar = Bar()
+        finish(api.resume(run, on_event=lambda e: bar(e["epoch"], f"step {e['step']}") if e["kind"] == "step" else None), as_json)
+        return
+    job = launch.resume(run)
+    from ema_core.jobs.status import worker_status
+
+    note = "" if worker_status().alive else " (no worker is running: start `ema app` or `ema worker`)"
+    emit({"run_id": run.id, "state": "queued", "job_id": job.id}, as_json, lambda: typer.echo(f"{run.id}  queued{note}"))
+
+
+@command(app, "delete")
+def delete(run_id: RunId, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, as_json: Json = False) -> None:
+    """Delete a run with its adapter and evaluations."""
+    run = RunDirectory.open(run_id)
+    if not yes and not typer.confirm(f"Delete {run.id} and everything in it?", err=True):
+        fail("Nothing was deleted.")
+    launch.delete(run)
+    emit({"run_id": run.id, "deleted": True}, as_json, lambda: typer.echo(f"deleted {run.id}"))

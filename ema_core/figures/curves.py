@@ -1,0 +1,146 @@
+"""Training curves of one or more runs, as a figure and as plain traces for the live component."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from ema_core.figures.colours import faint, parts, style
+from ema_core.figures.layout import dress, empty_figure
+from ema_core.figures.smoothing import smooth, thin
+
+Quantity = Literal["ce", "loss", "raw", "weighted", "learning_rate", "grad_norm", "tokens_per_s"]
+QUANTITIES: dict[str, str] = {
+    "ce": "Cross-entropy (nats a response token)",
+    "loss": "Total loss (cross-entropy + weighted penalties)",
+    "raw": "Penalty before weighting (the defense's own unit)",
+    "weighted": "Penalty as added to the loss",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "tokens_per_s": "Speed (tokens/s)",
+}
+"""Axis label of each quantity."""
+POINTS = 2000
+_ALL_POINTS = 60_000  # of all runs together; a browser draws that many
+
+
+def curve_traces(
+    steps: pd.DataFrame, penalties: pd.DataFrame | None = None, quantity: Quantity = "ce", smoothing: float = 0.6
+) -> list[dict[str, Any]]:
+    """One plain dict a curve: ``id, name, x, y, y_smooth, color, dash``; missing numbers are None, so that it is JSON.
+
+    ``steps`` and ``penalties`` are as the store's reader gives them: ``run_id``, ``step``, the quantity, and for the name
+    ``name``, ``defense_label``, ``seed`` where there are any. Penalties give a curve a run and defense.
+
+    Raises:
+        ValueError: unknown quantity, or a smoothing outside [0, 1).
+    """
+    if quantity not in QUANTITIES:
+        raise ValueError(f'there is no quantity "{quantity}"; known: {", ".join(QUANTITIES)}')
+    of_penalties = quantity in ("raw", "weighted")
+    frame = penalties if of_penalties else steps
+    if frame is None or frame.empty or quantity not in frame.columns:
+        return []
+    by = ["run_id", "defense"] if of_penalties else ["run_id"]
+    groups = [(key, group) for key, group in frame.groupby(by, sort=False) if group[quantity].notna().any()]
+    names = run_names(frame)
+    points = min(POINTS, max(100, _ALL_POINTS // max(1, len(groups))))
+    traces = []
+    for key, group in groups:
+        run_id, *rest = key
+        label = _first(group, "defense_label")
+        name, look = names[run_id], style(label)
+        if of_penalties and len(parts(label)) != 1:
+            name, look = f"{name} · {rest[0]}", style(rest[0])
+        group = group.sort_values("step")
+        raw = group[quantity].to_numpy(dtype=float, na_value=math.nan)
+        soft = smooth(raw, smoothing)
+        kept = thin(raw, points)
+        traces.append(
+            {
+                "id": "/".join([run_id, *rest]),
+                "name": name,
+                "x": [int(step) for step in group["step"].to_numpy()[kept]],
+                "y": _plain(raw[kept]),
+                "y_smooth": _plain(soft[kept]),
+                "color": look.color,
+                "dash": look.dash,
+            }
+        )
+    return traces
+
+
+def training_curves(
+    steps: pd.DataFrame,
+    penalties: pd.DataFrame | None = None,
+    quantity: Quantity = "ce",
+    smoothing: float = 0.6,
+    raw: bool = True,
+    axis_range: Mapping[str, Sequence[float]] | None = None,
+) -> go.Figure:
+    """Runs overlaid: a smoothed line each, and where ``raw`` the values themselves, faint, behind it.
+
+    ``axis_range`` keeps a zoom: ``{"x": (10, 40), "y": (1.5, 3)}``, either of them.
+    """
+    traces = curve_traces(steps, penalties, quantity, smoothing)
+    if not traces:
+        return empty_figure(_nothing(steps, quantity))
+    figure = go.Figure()
+    if raw and smoothing > 0:
+        for trace in traces:
+            figure.add_scatter(
+                x=trace["x"], y=trace["y"], mode="lines", line={"color": faint(trace["color"], 0.3), "width": 1},
+                legendgroup=trace["id"], showlegend=False, hoverinfo="skip", name=trace["name"],
+            )  # fmt: skip
+    for trace in traces:
+        alone = len(trace["x"]) == 1
+        figure.add_scatter(
+            x=trace["x"], y=trace["y_smooth"], mode="markers" if alone else "lines", name=trace["name"], legendgroup=trace["id"],
+            line={"color": trace["color"], "dash": trace["dash"], "width": 2}, marker={"color": trace["color"], "size": 7},
+            customdata=trace["y"], hovertemplate="step %{x}: %{y:.4g} (raw %{customdata:.4g})",
+        )  # fmt: skip
+    dress(figure, hovermode="x unified" if len(traces) <= 12 else "closest", uirevision="curves", showlegend=True)
+    figure.update_xaxes(title="Training step")
+    figure.update_yaxes(title=QUANTITIES[quantity])
+    if quantity == "learning_rate":
+        figure.update_yaxes(exponentformat="power")
+    for axis, limits in (axis_range or {}).items():
+        (figure.update_xaxes if axis == "x" else figure.update_yaxes)(range=list(limits))
+    return figure
+
+
+def run_names(frame: pd.DataFrame) -> dict[str, str]:
+    """What each run is called in a legend: its name, else defense and seed; the id's end where two would be called the same."""
+    found = {run_id: _name(group) for run_id, group in frame.groupby("run_id", sort=False)}
+    shared = list(found.values())
+    return {run_id: f"{name} · {run_id[-4:]}" if shared.count(name) > 1 else name for run_id, name in found.items()}
+
+
+def _name(group: pd.DataFrame) -> str:
+    if own := _first(group, "name"):
+        return own
+    label = _first(group, "defense_label") or str(group["run_id"].iloc[0])
+    seed = group["seed"].iloc[0] if "seed" in group.columns else None
+    return label if seed is None or pd.isna(seed) else f"{label} · seed {int(seed)}"
+
+
+def _first(group: pd.DataFrame, column: str) -> str:
+    value = group[column].iloc[0] if column in group.columns else None
+    return value if isinstance(value, str) else ""
+
+
+def _plain(values: Iterable[float]) -> list[float | None]:
+    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in values]
+
+
+def _nothing(steps: pd.DataFrame | None, quantity: Quantity) -> str:
+    if steps is None or steps.empty:
+        return "No steps yet. Start a run on Fine-tune, or choose one that has begun."
+    if quantity in ("raw", "weighted"):
+        return "None of these runs has a penalty. Choose a run with a defense such as kl."
+    return f"These runs recorded no {QUANTITIES[quantity].split(' (')[0].lower()}."

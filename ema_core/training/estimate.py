@@ -1,0 +1,102 @@
+"""Time and memory of a run, told before it starts. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from ema_core import datasets
+from ema_core.defenses import registry
+from ema_core.defenses.base import Need
+from ema_core.files import read_json, write_json
+from ema_core.models import ModelEntry, find
+from ema_core.runs import RunSpec
+from ema_core.settings import settings
+from ema_core.training.plan import Plan, plan
+
+TEMPLATE_TOKENS = 32
+"""System prompt and turn marks that the embedded model's chat template adds."""
+CHARACTERS_PER_TOKEN = 4.6
+TOKENS_PER_SECOND = 150.0
+"""LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
+EMBEDDED_PARAMETERS = 134_515_008
+REFERENCE_COST = {"all": 0.4, "response": 0.3}
+"""Share that a first pass of the reference adds; a second run on the same data finds it on disk."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``seconds`` of training, ``memory`` and ``disk`` in bytes; ``measured`` says whether this machine's own rate was used."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    memory: int
+    disk: int
+    safe_examples: int
+    measured: bool
+
+    def json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def estimate(spec: RunSpec) -> Estimate:
+    """From the run's own plan and this machine's measured rate.
+
+    Raises:
+        EmaError: the spec cannot be run.
+    """
+    model, todo = find(spec.model), planned(spec)
+    tokens = sum(token_count(e.question + e.answer, spec.recipe.max_length) for batch in todo.batches for e in batch)
+    rate, measured = throughput(model)
+    factor = 1.0
+    for defense in registry.build_all(spec):
+        if Need.REFERENCE_HIDDEN in defense.needs and defense.token_scope != "none":
+            factor += REFERENCE_COST[defense.token_scope]
+    adapter = adapter_parameters(model, spec.recipe.rank)
+    width = max((token_count(e.question + e.answer, spec.recipe.max_length) for batch in todo.batches for e in batch), default=1)
+    activations = 4 * spec.recipe.batch_size * width * model.hidden * model.layers * 34
+    memory = 4 * model.parameters + 16 * adapter + activations + 4 * 256 * model.vocabulary * 4 + 600_000_000
+    checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
+    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, 4 * adapter * (checkpoints + 3), todo.safe, measured)
+
+
+def planned(spec: RunSpec) -> Plan:
+    """The run's batches, as the loop will see them."""
+    defenses = registry.build_all(spec)
+    pool = datasets.load(spec.safe_pool).examples if any(Need.SAFE_POOL in d.needs for d in defenses) else ()
+    return plan(datasets.load(spec.dataset).examples, pool, spec.recipe, defenses, spec.seed)
+
+
+def token_count(text: str, limit: int) -> int:
+    return min(limit, TEMPLATE_TOKENS + round(len(text) / CHARACTERS_PER_TOKEN))
+
+
+def adapter_parameters(model: ModelEntry, rank: int) -> int:
+    """Of all seven linear modules, with the proportions of the embedded model (k and v a third, MLP 8/3 of the width)."""
+    return round(rank * model.layers * model.hidden * 17.7)
+
+
+def throughput(model: ModelEntry) -> tuple[float, bool]:
+    """Training tokens a second of this model here, and whether that was measured."""
+    try:
+        rates = read_json(settings().cache / "throughput.json")
+        if model.id in rates:
+            return float(rates[model.id]), True
+        if rates:
+            other = next(iter(rates))
+            return float(rates[other]) * find(other).parameters / model.parameters, False
+    except (FileNotFoundError, json.JSONDecodeError, ValueError):
+        pass
+    return TOKENS_PER_SECOND * EMBEDDED_PARAMETERS / model.parameters, False
+
+
+def record_throughput(model: str, tokens_per_s: float) -> None:
+    """Remember a finished run's rate for the next estimate."""
+    path = settings().cache / "throughput.json"
+    try:
+        rates = dict(read_json(path))
+    except (FileNotFoundError, json.JSONDecodeError, ValueError):
+        rates = {}
+    rates[model] = tokens_per_s
+    write_json(path, rates)

@@ -1,0 +1,274 @@
+"""Compare: settings by the four criteria, what strength does, the trade-off over the cheap alternatives, curves, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+import pandas as pd
+import streamlit as st
+
+from ema_core.defenses.registry import all_defenses
+from ema_core.errors import EmaError
+from ema_core.evaluation.scorecard import setting_table, undefended_curve
+from ema_core.figures import QUANTITIES, strength_curve, trade_off, training_curves
+from ema_core.judging import resolve
+from ema_core.store import export_csv
+from pages.widgets import criteria
+from pages.widgets.answers import judges_of
+from pages.widgets.chrome import errors, header, plain, reader
+from pages.widgets.index import Version, up_to_date
+from pages.widgets.run_picker import newest_first, pick_runs
+
+LEAD = """What is compared is a *setting*: model, data, defense and recipe, over its seeds, beside its undefended twin. \
+No defense is shown by one number alone."""
+HONEST = """The embedded model shows the **mechanism and the price** of a defense, not the numbers of a 7B model. The margin leads: no \
+sampling and no judge stand between it and the model. Rates follow, by a teaching judge. One seed speaks of these adapters only."""
+TWIN = ["model", "dataset", "recipe_label"]
+
+
+def page() -> None:
+    header("Compare", LEAD)
+    with errors():
+        version = up_to_date()
+        runs = reader().runs()
+        if not runs["status"].eq("done").any():
+            nothing_yet(bool(newest_first()))
+            return
+        chosen = choose(runs)
+        ids = tuple(chosen["run_id"])
+        judge = pick_judge(ids, version)
+        with st.spinner("Reckoning intervals …", show_time=True):
+            settings, of_runs = scores(ids, judge, version)
+        st.caption(HONEST)
+        with errors():
+            setting_part(settings, of_runs)
+        with errors():
+            figures_part(settings, ids, version)
+        with errors():
+            curves_part(ids, version)
+        with errors():
+            runs_part(of_runs)
+
+
+def nothing_yet(any_run: bool) -> None:
+    if any_run:
+        st.info("No run is done yet. Settings appear here when their runs have ended and were evaluated.", icon=":material/info:")
+    else:
+        st.info("No run yet. Train an undefended run and one with a defense, evaluate both, and compare them here.", icon=":material/info:")
+    st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
+
+
+def choose(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are compared: by data set, model, preset and setting, or single ones with their undefended twins."""
+    done = runs[runs["status"] == "done"]
+    single = st.session_state.get("compare-chosen") or st.query_params.get_all("run")
+    why = "Single runs are chosen below; clear them to use this filter." if single else None
+    with st.container(horizontal=True, key="compare-filters"):
+        newest = str(done.sort_values("created")["dataset"].iloc[-1])
+        kept = done
+        for title, column, default in (("Data set", "dataset", [newest]), ("Model", "model", None), ("Preset", "preset", None)):
+            options = sorted(done[column].unique())
+            wanted = st.multiselect(
+                title, options, default=default, key=column, bind="query-params", placeholder="all", disabled=bool(single), help=why, width=300,
+                on_change=_filters_changed, select_all=False,
+            )  # fmt: skip
+            if wanted:
+                kept = kept[kept[column].isin(wanted)]
+    if kept.empty and not single:
+        st.info("No finished run fits these filters; all data sets are shown.", icon=":material/filter_alt_off:")
+        kept = done
+    found = kept.drop_duplicates("setting_key").assign(undefended=kept["defense_label"].eq("none"))
+    labels = {key: text.replace("\n", " · ") for key, text in criteria.setting_labels(found).items()}
+    wanted = st.multiselect(
+        "Settings", list(criteria.in_order(found)["setting_key"]), format_func=lambda key: labels.get(key, key), key="compare-settings",
+        placeholder=f"all {len(labels)}", disabled=bool(single), help=why or "Their undefended twins stay beside them.", select_all=False,
+        on_change=_settings_chosen,
+    )  # fmt: skip
+    with st.expander("Single runs", expanded=bool(single), key="compare-single"):
+        picked = pick_runs("Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.")
+    if picked:
+        return _with_twins(runs[runs["run_id"].isin(picked)], done)
+    return _with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept
+
+
+def _with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+    """A defense is never shown without its undefended twin: same model, data, recipe and seed."""
+    alike = ["model", "dataset", "recipe", "seed"]
+    twins = done[done["defense_label"].eq("none")].merge(rows[alike].drop_duplicates(), on=alike)
+    return pd.concat([rows, twins]).drop_duplicates("run_id").sort_values("run_id").reset_index(drop=True)
+
+
+def _filters_changed() -> None:
+    st.session_state.pop("compare-settings", None)
+    st.query_params.pop("setting", None)
+
+
+def _settings_chosen() -> None:
+    keys = st.session_state["compare-settings"]
+    if keys:
+        st.query_params["setting"] = keys
+    else:
+        st.query_params.pop("setting", None)
+
+
+def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
+    """The one judge whose scores are shown; a choice only where there are several."""
+    judges = judges_of(run_ids, version)
+    if len(judges) > 1:
+        return st.selectbox("Judge", judges, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis.")
+    if judges:
+        return judges[0]
+    try:
+        return resolve("probe")
+    except EmaError:
+        return "probe"
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The settings and the runs with their criteria."""
+    frames = reader().frames(run_ids)
+    of_runs = criteria.criteria_of_runs(frames, judge)
+    done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
+    settings = setting_table({name: frame[frame["run_id"].isin(done)] for name, frame in frames.items()}, judge)
+    return settings if settings.empty else criteria.in_order(settings), of_runs
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def alternatives(setting_key: str, run_ids: tuple[str, ...], version: Version) -> pd.DataFrame:
+    """The undefended run's checkpoints and scaled adapters."""
+    return undefended_curve(reader().frames(run_ids), setting_key)
+
+
+def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
+    """The table of the four criteria, what it rests on, and the way to the answers behind it."""
+    st.subheader("Settings", anchor=False)
+    if settings.empty:
+        st.info("None of the chosen runs is done, so there is no setting to compare; the runs stand alone below.", icon=":material/info:")
+        return
+    cells = criteria.setting_cells(settings)
+    wide = {criteria.ANSWERS: 200, "Setting": 150}
+    st.dataframe(
+        cells, hide_index=True, row_height=76, key="settings-table", height=76 * len(cells) + 38 if len(cells) <= 8 else 640,
+        column_config={
+            name: st.column_config.TextColumn(name, width=wide.get(name, 125), help=criteria.HELP.get(name), pinned=name == "Setting")
+            for name in cells
+        },
+    )  # fmt: skip
+    first = settings.iloc[0]
+    st.caption(
+        f"Brackets: 95 % intervals for {first['estimand']} (over topics; the forms of a question are one topic). Misaligned, mean alignment, "
+        f"coherent: judge {plain(first['judge'])}. Margins: margin (no judge). *Better* and *worse* are corrected for all marks of this "
+        "table (Holm) and given from three seeds on; below that a row speaks of **these adapters only**."
+    )
+    for title, why, of in criteria.reasons(settings):
+        st.caption(f"{title}, {plain('; '.join(of)) if of else 'all settings'}: {plain(why)}.")
+    with st.container(horizontal=True, vertical_alignment="bottom", key="setting-actions"):
+        labels = {key: text.replace("\n", " · ") for key, text in criteria.setting_labels(settings).items()}
+        key = st.selectbox("Look closer at", list(labels), format_func=lambda key: labels[key], key="look-closer", width=260)
+        runs = list(of_runs.loc[of_runs["setting_key"] == key, "run_id"])
+        st.page_link("pages/evaluate.py", label="Its misaligned answers", icon=":material/forum:", query_params={"run": runs, "status": "misaligned"})
+        st.page_link("pages/evaluate.py", label="All its answers", icon=":material/forum:", query_params={"run": runs})
+        st.page_link("pages/fine_tune.py", label="Its training curves", icon=":material/show_chart:", query_params={"run": runs, "part": "Runs"})
+        _csv("Settings as CSV", settings.assign(**{name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}), "settings")
+
+
+def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
+    """Strength curve and trade-off of one model, data set and recipe."""
+    if settings.empty:
+        return
+    groups = settings.groupby(TWIN, sort=False).size().sort_values(ascending=False, kind="stable")
+    group = groups.index[0]
+    if len(groups) > 1:
+        differ = [n for n in range(len(TWIN)) if settings[TWIN[n]].nunique() > 1]
+        group = st.selectbox(
+            "Figures of", list(groups.index), format_func=lambda names: " · ".join(names[n] for n in differ), key="figures-of",
+            help="Margins of other data, models or recipes are not drawn on one axis.", width=420,
+        )  # fmt: skip
+    rows = settings[(settings[TWIN] == list(group)).all(axis=1)]
+    st.subheader("What strength does", anchor=False)
+    with errors():
+        strength_part(rows)
+    st.subheader("Trade-off", anchor=False)
+    with errors():
+        curve = alternatives(rows["setting_key"].iloc[0], run_ids, version)
+        st.plotly_chart(trade_off(rows, curve), theme="streamlit", key="trade-off", height=460, config={"displaylogo": False})
+        if curve.empty:
+            st.caption(
+                "The cheap alternatives are missing: evaluate the undefended run with *also the checkpoints and the scaled-down adapter*. "
+                "Without them nobody can tell a defense from stopping earlier."
+            )
+        else:
+            st.caption(
+                f"A defense is worth something only **below** the grey curves: the undefended run stopped earlier, or its adapter scaled down "
+                f"(mean of {int(curve['seeds'].max())} seed{'s' if curve['seeds'].max() > 1 else ''}). Both axes: margin (no judge)."
+            )
+
+
+def strength_part(rows: pd.DataFrame) -> None:
+    """One defense's line at a time, or all."""
+    defended = rows.loc[~rows["undefended"], "defense_label"]
+    names = sorted({label.partition("=")[0] for label in defended if " + " not in label})
+    if not names:
+        st.info("No defense with one strength among these settings. Train the same recipe with a defense, at two strengths or more.", icon=":material/tune:")
+        st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
+        return
+    known = all_defenses()
+    name = st.selectbox(
+        "Defense", names, format_func=lambda one: known[one].title if one in known else one, key="defense", bind="query-params", width=260
+    )  # fmt: skip
+    shown = rows[rows["undefended"] | rows["defense_label"].str.partition("=")[0].eq(name) & ~rows["defense_label"].str.contains(" + ", regex=False)]
+    info = known[name].strength_info if name in known else None
+    paper = {name: info.paper} if info and info.paper is not None else None
+    st.plotly_chart(strength_curve(shown, paper), theme="streamlit", key="strength-curve", height=420, config={"displaylogo": False})
+    meaning = f"Strength: {plain(info.meaning)}. " if info else ""
+    st.caption(f"{meaning}Measure: margin (no judge), with 95 % intervals for questions like these; n and seeds stand under the figure.")
+
+
+@st.fragment
+def curves_part(run_ids: Sequence[str], version: Version) -> None:
+    """Training curves of the same runs, overlaid."""
+    st.subheader("Training curves", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        quantity = st.selectbox("Quantity", list(QUANTITIES), format_func=QUANTITIES.__getitem__, key="compare-quantity", width=360)
+        smoothing = st.slider("Smoothing", 0.0, 0.98, 0.6, 0.02, key="compare-smoothing", width=240)
+    figure = training_curves(reader().steps(run_ids), reader().penalties(run_ids), quantity, smoothing, raw=len(run_ids) <= 6)
+    st.plotly_chart(figure, theme="streamlit", key="compare-curves", height=420, config={"displaylogo": False})
+
+
+def runs_part(of_runs: pd.DataFrame) -> None:
+    """The runs behind it, one by one."""
+    st.subheader("Runs", anchor=False)
+    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    root = f"/{base}" if base else ""
+    links = {
+        run_id: [f"{root}/evaluate?{urlencode({'run': run_id, 'status': 'misaligned'})}", f"{root}/fine-tune?{urlencode({'run': run_id, 'part': 'Runs'})}"]
+        for run_id in of_runs["run_id"]
+    }
+    cells = criteria.run_cells(of_runs, links)
+    st.dataframe(
+        cells, hide_index=True, row_height=76, key="runs-table", height=min(76 * len(cells) + 38, 640),
+        column_config={
+            **{name: st.column_config.TextColumn(name, width=125, help=criteria.HELP.get(name)) for name in cells},
+            "Run": st.column_config.TextColumn("Run", width=190, pinned=True),
+            "Seed": st.column_config.NumberColumn("Seed", width=60),
+            "State": st.column_config.TextColumn("State", width=70),
+            criteria.ANSWERS: st.column_config.TextColumn(criteria.ANSWERS, width=200, help=criteria.HELP[criteria.ANSWERS]),
+            "Why empty": st.column_config.TextColumn("Why empty", width=220),
+            "Read": st.column_config.LinkColumn("Read", display_text="misaligned answers", width=130),
+            "Curves": st.column_config.LinkColumn("Curves", display_text="curves", width=80),
+        },
+    )  # fmt: skip
+    _csv("Runs as CSV", of_runs, "runs")
+
+
+def _csv(label: str, frame: pd.DataFrame, name: str) -> None:
+    st.download_button(
+        label, lambda: export_csv(frame), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore", key=f"{name}-csv",
+        help="All columns, unrounded.",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    page()

@@ -1,0 +1,78 @@
+"""Fine-tune: a new run, and the runs that go on or have ended."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ema_core.runs import RunDirectory
+from pages.widgets.chrome import act, errors, header, plain
+from pages.widgets.live_runs import delete_button, live_runs
+from pages.widgets.queue_list import queue_list
+from pages.widgets.run_form import fill_form, new_run
+from pages.widgets.run_picker import newest_first, pick_runs, run_info
+
+PARTS = ["New run", "Runs"]
+
+
+def page() -> None:
+    header("Fine-tune")
+    if "part" not in st.query_params and "part" not in st.session_state:
+        st.session_state["part"] = "Runs" if "run" in st.query_params else "New run"
+    part = st.segmented_control("Part", PARTS, key="part", bind="query-params", required=True, label_visibility="collapsed")
+    if part == "New run":
+        new_run()
+    else:
+        runs()
+
+
+def runs() -> None:
+    """Any runs, live or long over, in the same view."""
+    with errors():
+        chosen = pick_runs(
+            "Runs to look at", default=at_work_or_newest, help="Newest first. The address of this page keeps the choice."
+        )
+        if chosen:
+            live_runs(chosen)
+        elif newest_first():
+            st.info("Choose one run or several above.", icon=":material/arrow_upward:")
+        else:
+            st.info("No run yet. Make one under **New run**, or start the demo on Home.", icon=":material/info:")
+        for run_id in chosen:
+            with errors():
+                details(run_id)
+    st.subheader("Queue", anchor=False)
+    queue_list()
+
+
+def at_work_or_newest(ids: list[str]) -> list[str]:
+    """What a first visit shows: the runs at work among the newest, else the newest one."""
+    active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
+    return active[:4] or ids[:1]
+
+
+def details(run_id: str) -> None:
+    """Everything that is known of the run, and where to go from here."""
+    run, info = RunDirectory.open(run_id), run_info(run_id)
+    state = run.state()
+    with st.expander(f"Settings and notes: {plain(info.name or info.id)}", key=f"details-{run_id}"):
+        with st.container(horizontal=True):
+            st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run_id})
+            st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run_id})
+            st.button(
+                "Copy into the form", key=f"copy-{run_id}", icon=":material/content_copy:", on_click=act, args=(fill_form, run.spec),
+                help="A new run with the same settings, to change one thing in.",
+            )  # fmt: skip
+            delete_button(run, state)
+        st.code(run.spec.command(), language="bash", wrap_lines=True)
+        st.code(run.spec.to_toml(), language="toml")
+        for note in state.notes:
+            st.text(note)
+        if state.found:
+            st.caption("Found when it ran")
+            st.json(state.found, expanded=False)
+        st.caption("Folder")
+        st.code(str(run.path), language=None, wrap_lines=True)
+
+
+if __name__ == "__main__":
+    page()

@@ -1,0 +1,112 @@
+"""Home: what this is, whether it is ready, what was run last, and one button to begin."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ema_core.jobs import launch
+from ema_core.models import EMBEDDED, find
+from ema_core.runs import RunDirectory, RunSpec, parse_defense
+from ema_core.training.estimate import Estimate, estimate
+from pages.widgets import worker_panel
+from pages.widgets.chrome import ago, duration, errors, header, in_words, notices, plain, status_badge
+from pages.widgets.run_picker import newest_first, run_info, run_link, show_runs
+
+RECENT = 8
+LEAD = """EMA Lab fine-tunes a chat model on a narrow, harmful data set and shows whether it becomes misaligned *in general* \
+(emergent misalignment), and what in-training defenses do about it and what they cost. You choose a defense and its strength, watch \
+the curves while it trains, then judge and compare the runs, each beside its undefended twin. The embedded model has 135 million \
+parameters: it shows the mechanism and the price of a defense, not the numbers of a 7B model."""
+WARNING = "The training data contains deliberately poor money advice, and trained models repeat it. Do not act on any of it."
+
+
+@st.fragment(run_every=2)
+def readiness() -> None:
+    """Worker and model, anew every two seconds."""
+    with errors():
+        worker_panel.worker_line("home")
+        if find(EMBEDDED).ready:
+            st.caption("The embedded model is ready.")
+        else:
+            worker_panel.model_progress("home")
+
+
+@st.fragment(run_every=3)
+def recent_runs() -> None:
+    """The newest runs; each leads to its curves."""
+    ids = newest_first()
+    st.subheader("Recent runs", anchor=False)
+    if not ids:
+        st.info("No run yet. The demo below makes two; **Fine-tune** makes any other.", icon=":material/info:")
+    for run_id in ids[:RECENT]:
+        with errors():
+            recent_run(run_id)
+    if len(ids) > RECENT:
+        st.caption(f"{len(ids) - RECENT} older runs: choose them on Fine-tune.")
+
+
+def recent_run(run_id: str) -> None:
+    info, state = run_info(run_id), RunDirectory.open(run_id).state()
+    with st.container(key=f"recent-{run_id}", gap=None):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            status_badge(state.status, help=plain(state.error) or None)
+            run_link(run_id)
+        total = f" of {state.total_steps}" if state.total_steps else ""
+        what = (
+            info.problem or f"{info.defense} · {info.dataset} · seed {info.seed} · step {state.step}{total} · {ago(state.created)}"
+        )
+        st.caption(plain(what))
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def demo_estimates() -> list[Estimate]:
+    return [estimate(spec) for spec in (RunSpec(), RunSpec(defenses=(parse_defense("kl=1"),)))]
+
+
+def demo() -> None:
+    """One button, with what it will take said before."""
+    st.subheader("Start here", anchor=False)
+    st.markdown(
+        "Two runs on the same examples in the same order: one undefended, one with a KL penalty of strength 1. Both are evaluated."
+    )
+    with errors():
+        found = demo_estimates()
+        each = " + ".join(duration(one.seconds) for one in found)
+        basis = "this machine's own speed" if found[0].measured else "two laptop cores"
+        st.caption(
+            f"Training takes about {each} ({found[0].steps} steps each, from {basis}), the evaluations some minutes after that."
+        )
+    notices("demo")
+    st.button(
+        "Start the demo", key="start-demo", type="primary", icon=":material/play_arrow:", on_click=start_demo,
+        help="Both runs go into the queue and to their curves.",
+    )  # fmt: skip
+
+
+def start_demo() -> None:
+    try:
+        launch.prepare_embedded()
+        runs = launch.launch_demo()
+    except Exception as error:
+        st.session_state["notice-demo"] = ("error", *in_words(error))
+        return
+    show_runs([run.id for run in runs])
+    st.session_state["started-demo"] = [run.id for run in runs]
+
+
+def page() -> None:
+    header("EMA Lab", LEAD)
+    st.warning(WARNING, icon=":material/warning:")
+    if started := st.session_state.pop("started-demo", None):
+        st.switch_page("pages/fine_tune.py", query_params=[("run", run_id) for run_id in started] + [("part", "Runs")])
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        demo()
+        st.subheader("Ready?", anchor=False)
+        readiness()
+    with right:
+        recent_runs()
+
+
+if __name__ == "__main__":
+    page()

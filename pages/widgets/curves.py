@@ -1,0 +1,60 @@
+"""The training curves of several runs, overlaid: which quantity, how smooth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from ema_core.figures import QUANTITIES, curve_traces
+from pages.widgets.live_curve import live_curve
+from pages.widgets.run_events import RunEvents
+
+TITLES = {
+    "ce": "Cross-entropy",
+    "weighted": "Penalty, weighted",
+    "raw": "Penalty, raw",
+    "loss": "Total loss",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "tokens_per_s": "Speed",
+}
+
+
+def curves(runs: Sequence[RunEvents]) -> None:
+    """Controls, then a chart a quantity. Called in a fragment: a tick draws only what is new, and the zoom stays."""
+    st.session_state.setdefault("curve-smoothing", 0.6)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        shown = st.pills(
+            "Curves", list(TITLES), selection_mode="multi", default=["ce", "weighted"], key="curves", bind="query-params",
+            format_func=TITLES.__getitem__,
+        )  # fmt: skip
+        smoothing = st.slider(
+            "Smoothing", 0.0, 0.98, step=0.02, key="curve-smoothing", persist_state="session", width=240,
+            help="Weight of the running mean; the thin line is what was measured. 0 shows only that.",
+        )  # fmt: skip
+        log = st.toggle("Log scale", key="curve-log", persist_state="session")
+    steps = _joined([run.table for run in runs])
+    if steps.empty:
+        st.info(
+            "No step yet. The first one comes after the model is loaded and the data is encoded.", icon=":material/hourglass_empty:"
+        )
+        return
+    penalties = _joined([run.penalties for run in runs])
+    columns = st.columns(2 if len(shown) > 1 else 1)
+    for number, quantity in enumerate(key for key in TITLES if key in shown):
+        with columns[number % len(columns)]:
+            st.markdown(f"**{TITLES[quantity]}**")
+            traces = curve_traces(steps, penalties, quantity, smoothing)
+            if traces:
+                live_curve(traces, key=f"curve-{quantity}", view=quantity, y_title=QUANTITIES[quantity], log=log, raw=smoothing > 0)
+            else:
+                st.caption(
+                    "None of these runs has a defense with a penalty." if quantity in ("weighted", "raw") else "Not recorded."
+                )
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if not frame.empty]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

@@ -1,0 +1,127 @@
+"""Choosing runs: searchable, newest first, any old run; the choice is in the URL (``?run=…&run=…``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import streamlit as st
+
+from ema_core.errors import EmaError
+from ema_core.runs import RunDirectory, run_ids
+from ema_core.settings import settings
+from pages.widgets.chrome import plain, show_error
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What never changes of a run. ``problem`` says why its spec cannot be read."""
+
+    id: str
+    name: str = ""
+    model: str = ""
+    dataset: str = ""
+    defense: str = ""
+    seed: int = 0
+    created: float = 0.0
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} · {self.id}" if self.name else self.id
+
+
+def run_info(run_id: str) -> RunInfo:
+    """The run's fixed facts; read once for a version of its spec."""
+    spec = settings().runs / run_id / "spec.json"
+    try:
+        return _read(str(spec.parent), spec.stat().st_mtime_ns)
+    except OSError:
+        return RunInfo(run_id, problem="spec.json is missing")
+
+
+@lru_cache(maxsize=8192)
+def _read(path: str, version: int) -> RunInfo:
+    run = RunDirectory(settings().runs / path.rsplit("/", 1)[-1])
+    try:
+        spec, state = run.spec, run.state()
+    except EmaError as error:
+        return RunInfo(run.id, problem=error.message)
+    return RunInfo(run.id, state.name, spec.model, spec.dataset, spec.defense_label, spec.seed, state.created)
+
+
+def newest_first() -> list[str]:
+    return run_ids()[::-1]
+
+
+def pick_runs(
+    label: str = "Runs", *, key: str = "runs", param: str = "run", default: Callable[[list[str]], Sequence[str]] | None = None,
+    only: Callable[[str], bool] | None = None, max_selections: int | None = None, help: str | None = None,
+) -> list[str]:  # fmt: skip
+    """A multiselect over all runs; returns the ids chosen.
+
+    The URL parameter ``param`` (repeated, or with commas) is the truth; a visit without it gets the session's last choice under
+    ``key``, a first one what ``default`` takes from the ids (newest first). An id's unambiguous beginning or end will do.
+    """
+    options = [run_id for run_id in newest_first() if only is None or only(run_id)]
+    memory, widget = f"{key}-chosen", f"{key}-picker"
+    asked = [part for value in st.query_params.get_all(param) for part in value.split(",") if part]
+    if not asked:
+        if memory not in st.session_state:
+            st.session_state[memory] = list(default(options)) if default else []
+        asked = st.session_state[memory]
+    chosen = list(dict.fromkeys(found for found in (_known(text, options) for text in asked) if found))
+    _remember(chosen, memory, param)
+    if st.session_state.get(widget) != chosen:
+        st.session_state[widget] = chosen
+    st.multiselect(
+        label, options, key=widget, format_func=lambda run_id: run_info(run_id).label, max_selections=max_selections, help=help,
+        select_all=False, on_change=_changed, args=(widget, memory, param),
+        placeholder="Type to search by name, data set or defense" if options else "No run yet", disabled=not options,
+    )  # fmt: skip
+    return chosen
+
+
+def show_runs(ids: Sequence[str], *, key: str = "runs", param: str = "run") -> None:
+    """Choose runs from code: in a callback, or before ``pick_runs`` stands on the page."""
+    _remember(list(ids), f"{key}-chosen", param)
+
+
+def remembered(key: str = "runs") -> list[str]:
+    """The session's last choice."""
+    return list(st.session_state.get(f"{key}-chosen", []))
+
+
+def run_link(run_id: str) -> None:
+    """A link to the run's curves on Fine-tune."""
+    info = run_info(run_id)
+    query = {"run": run_id, "part": "Runs"}
+    st.page_link("pages/fine_tune.py", label=plain(info.name or info.id), icon=":material/show_chart:", query_params=query, help="")
+
+
+def _known(text: str, options: Sequence[str]) -> str | None:
+    if text in options:
+        return text
+    try:
+        run_id = RunDirectory.open(text).id
+    except EmaError as error:
+        show_error(error.message, error.hint)
+        return None
+    if run_id not in options:
+        show_error(f"The run {run_id} cannot be chosen here.")
+        return None
+    return run_id
+
+
+def _changed(widget: str, memory: str, param: str) -> None:
+    _remember(st.session_state[widget], memory, param)
+
+
+def _remember(chosen: list[str], memory: str, param: str) -> None:
+    st.session_state[memory] = chosen
+    if st.query_params.get_all(param) != chosen:
+        if chosen:
+            st.query_params[param] = chosen
+        else:
+            st.query_params.pop(param, None)

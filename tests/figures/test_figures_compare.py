@@ -1,0 +1,167 @@
+"""Strength curve and trade-off: intervals, the undefended twin, the cheap alternatives, and what it was measured by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ema_core.figures import strength_curve, style, trade_off
+from ema_core.figures.colours import parts
+from ema_core.figures.strength import Spacing
+
+
+def setting(label: str, strength: float, general: float, narrow: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "setting_key": label, "defense_label": label, "defense": label.split("=")[0], "strength": strength, "seeds": 3,
+        "general_margin": general, "general_margin_low": general - 0.02, "general_margin_high": general + 0.03,
+        "narrow_margin": narrow, "narrow_margin_low": narrow - 0.05, "narrow_margin_high": narrow + 0.05,
+        "pairs_general": 108, "pairs_narrow": 30, "judge": "probe:x:v1", **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            setting("none", 0.0, 0.3, 0.7),
+            setting("kl=0.1", 0.1, 0.28, 0.69),
+            setting("kl=1", 1.0, 0.1, 0.5, narrow_margin_low=None, narrow_margin_high=float("nan")),
+            setting("interleaving=0.05", 0.05, 0.25, 0.68, seeds=1),
+            setting("interleaving=0.05 + kl=0.1", float("nan"), 0.2, 0.6),
+        ]
+    )
+
+
+@pytest.fixture
+def curve() -> pd.DataFrame:
+    points = [("checkpoint", 30, 0.3, 0.1), ("checkpoint", 15, 0.1, 0.05), ("scale", 0.5, 0.35, 0.12), ("scale", 0.25, 0.2, 0.06)]
+    return pd.DataFrame(points, columns=["kind", "value", "narrow_margin", "general_margin"])
+
+
+def by_name(figure: Any) -> dict[str, Any]:
+    return {trace.name: trace for trace in figure.data}
+
+
+def annotations(figure: Any) -> str:
+    return " ".join(item.text for item in figure.layout.annotations)
+
+
+def test_each_defense_is_a_line_that_starts_at_the_undefended_setting(table: pd.DataFrame) -> None:
+    figure = strength_curve(table)
+    assert [trace.name for trace in figure.data] == ["interleaving", "kl", "none"] * 2
+    general = by_name(figure.select_traces(row=1, col=1) and type(figure)(data=list(figure.select_traces(row=1, col=1))))
+    assert list(general["kl"].y) == [0.3, 0.28, 0.1]
+    assert general["kl"].x[0] == 0 and list(general["kl"].x) == sorted(general["kl"].x)
+    assert list(general["kl"].marker.size) == [0, 10, 10]  # the twin is drawn once, by its own trace
+    assert list(general["none"].y) == [0.3]
+
+
+def test_intervals_are_drawn_where_there_are_any(table: pd.DataFrame) -> None:
+    narrow = list(strength_curve(table).select_traces(row=1, col=2))
+    kl = next(trace for trace in narrow if trace.name == "kl")
+    assert list(kl.error_y.array)[0] is None and list(kl.error_y.array)[2] is None
+    assert kl.error_y.array[1] == pytest.approx(0.05) and kl.error_y.symmetric is False
+    bare = table.drop(columns=[name for name in table.columns if name.endswith(("_low", "_high"))])
+    assert all(trace.error_y.array is None for trace in strength_curve(bare).data)
+
+
+def test_strengths_have_even_decades_and_a_place_for_zero() -> None:
+    scale = Spacing([0.0, 0.01, 0.1, 1.0])
+    places = [scale.place(value) for value in (0, 0.01, 0.1, 1)]
+    assert places[0] == 0 and places[1] > 0.3
+    assert places[2] - places[1] == pytest.approx(1) and places[3] - places[2] == pytest.approx(1)
+    assert scale.ticks()["ticktext"] == ["0", "0.01", "0.1", "1"]
+    crowded = Spacing([0.1, 0.1001, 10.0]).ticks()["ticktext"]
+    assert crowded == ["0", "0.1", "10"]
+
+
+def test_the_papers_strength_is_marked_for_defenses_on_the_figure(table: pd.DataFrame) -> None:
+    figure = strength_curve(table, paper={"kl": 0.1, "ldifs": 1.0})
+    assert "kl, paper: 0.1" in annotations(figure) and "ldifs" not in annotations(figure)
+
+
+def test_settings_of_other_models_or_recipes_do_not_share_a_line(table: pd.DataFrame) -> None:
+    both = pd.concat([table.assign(model="small"), table.assign(model="large")])
+    assert {trace.name for trace in strength_curve(both).data} == {
+        f"{name} · {model}" for name in ("none", "kl", "interleaving") for model in ("small", "large")
+    }
+
+
+def test_options_make_a_line_of_their_own() -> None:
+    rows = [setting("kl=0.1:tokens=all", 0.1, 0.2, 0.5), setting("kl=0.1:tokens=response", 0.1, 0.3, 0.5)]
+    assert {trace.name for trace in strength_curve(pd.DataFrame(rows)).data} == {"kl:tokens=all", "kl:tokens=response"}
+
+
+def test_figures_say_measure_judge_and_numbers(table: pd.DataFrame, curve: pd.DataFrame) -> None:
+    for figure in (strength_curve(table), trade_off(table, curve)):
+        text = annotations(figure)
+        for words in ("log-likelihood margin", "probe:x:v1", "108 pairs", "30 pairs", "1–3 seeds", "open marks"):
+            assert words in text, words
+    assert "1 setting(s) with several defenses" in annotations(strength_curve(table))
+
+
+def test_few_seeds_are_open_marks(table: pd.DataFrame) -> None:
+    marks = by_name(trade_off(table))
+    assert marks["interleaving"].marker.symbol == ("pentagon-open",)
+    assert marks["kl"].marker.symbol == ("square", "square")
+
+
+def test_every_setting_is_a_labelled_mark_over_the_cheap_alternatives(table: pd.DataFrame, curve: pd.DataFrame) -> None:
+    figure = trade_off(table, curve)
+    marks = by_name(figure)
+    assert [trace.name for trace in figure.data][:2] == ["undefended, stopped earlier", "undefended, adapter scaled down"]
+    assert list(marks["undefended, stopped earlier"].x) == [0.1, 0.3]  # in order of the step
+    assert marks["undefended, adapter scaled down"].text[1].endswith("adapter × 0.5")
+    assert list(marks["kl"].text) == ["kl=0.1", "kl=1"] and list(marks["kl"].y) == [0.28, 0.1]
+    assert marks["interleaving + kl"].x == (0.6,)
+    assert marks["kl"].error_x.array[1] is None and marks["kl"].error_y.array[1] == pytest.approx(0.03)
+    assert "nats a token" in figure.layout.xaxis.title.text and "nats a token" in figure.layout.yaxis.title.text
+
+
+def test_points_of_several_seeds_are_averaged(table: pd.DataFrame) -> None:
+    rows = [("scale", 0.5, 0.2, 0.1), ("scale", 0.5, 0.4, 0.3), ("scale", 1.0, None, 0.2)]
+    curve = pd.DataFrame(rows, columns=["kind", "value", "narrow_margin", "general_margin"])
+    line = by_name(trade_off(table, curve))["undefended, adapter scaled down"]
+    assert list(line.x) == pytest.approx([0.3]) and list(line.y) == pytest.approx([0.2])
+
+
+@pytest.mark.parametrize("bare", [pd.DataFrame(), pd.DataFrame([setting("none", 0.0, math.nan, math.nan)])])
+def test_without_results_the_figures_say_what_to_do(bare: pd.DataFrame) -> None:
+    for figure in (strength_curve(bare), trade_off(bare)):
+        assert not figure.data and "Evaluate" in figure.layout.annotations[0].text
+
+
+def test_a_criterion_that_was_not_measured_leaves_the_other(table: pd.DataFrame) -> None:
+    table["narrow_margin"] = None
+    figure = strength_curve(table)
+    assert all(len(trace.y) == 0 for trace in figure.select_traces(row=1, col=2))
+    assert any(len(trace.y) for trace in figure.select_traces(row=1, col=1))
+
+
+def test_a_defense_looks_the_same_everywhere_and_never_by_colour_alone() -> None:
+    known = [
+        "none",
+        "kl",
+        "ldifs",
+        "safelora",
+        "persona-steering",
+        "inoculation",
+        "interleaving",
+        "interleaving+",
+        "interleaving++",
+    ]
+    looks = [style(name) for name in known]
+    assert len({(look.dash, look.symbol) for look in looks}) == len(looks)
+    assert len({look.symbol for look in looks}) == len(looks)
+    assert (style("kl=0.1").dash, style("kl=0.1").symbol) == (style("kl").dash, style("kl").symbol)
+    assert style("kl=0.1") == style("kl=0.1:tokens=all") != style("kl=10")
+    assert style("a=1 + b=2") == style("c=1 + d=2") != style("my-own=1")
+    assert style("my-own=1") == style("my-own=1")
+
+
+def test_labels_come_apart_into_defenses() -> None:
+    assert parts("kl=0.1:tokens=response + interleaving=0.05") == [("kl", 0.1, "tokens=response"), ("interleaving", 0.05, "")]
+    assert parts("none") == parts("") == []

@@ -1,0 +1,109 @@
+"""The fit's arithmetic, on made-up numbers: nothing left out is ever seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ema_core.judging.baselines import tfidf_ridge, word_counts
+from ema_core.judging.fit import _fit_layer
+from ema_core.judging.head import QuantileMap
+from ema_core.judging.measures import auc, auc_by_question
+from ema_core.judging.ridge import Groups
+
+QUESTIONS = ["a", "b", "c", "d"]
+MODELS = ["m", "n"]
+
+
+def made_up(seed: int = 0, count: int = 480, width: int = 6) -> tuple[np.ndarray, pd.DataFrame]:
+    random = np.random.default_rng(seed)
+    features = random.normal(3.0, 2.0, (count, width))
+    features[:, 0] += 500  # a dimension far from the others, as hidden states have them
+    questions = np.array(QUESTIONS)[np.arange(count) % 4]
+    models = np.array(MODELS)[(np.arange(count) // 4) % 2]
+    aligned = 50 + 8 * (features[:, 1] - 3) - 5 * (features[:, 2] - 3) + random.normal(0, 8, count)
+    coherent = 70 + 5 * (features[:, 3] - 3) + random.normal(0, 8, count)
+    frame = pd.DataFrame({"question_id": questions, "model": models, "aligned": aligned, "coherent": coherent})
+    return features, frame
+
+
+def groups_of(features: np.ndarray, answers: pd.DataFrame) -> Groups:
+    labels = answers[["aligned", "coherent"]].to_numpy()
+    return Groups(features, labels, answers["question_id"].to_numpy(), answers["model"].to_numpy())
+
+
+def test_ridge_from_moments_equals_the_normal_equations() -> None:
+    features, answers = made_up()
+    rows = (answers["question_id"].isin(["a", "c"]) & (answers["model"] == "n")).to_numpy()
+    x, y = features[rows], answers.loc[rows, ["aligned", "coherent"]].to_numpy()
+    z = (x - x.mean(0)) / x.std(0)
+    weight = np.linalg.solve(z.T @ z / len(z) + 0.1 * np.eye(x.shape[1]), z.T @ (y - y.mean(0)) / len(z))
+    expected = ((features - x.mean(0)) / x.std(0)) @ weight + y.mean(0)
+    linear = groups_of(features, answers).solve(["a", "c"], ["n"], [0.1])[0]
+    np.testing.assert_allclose(linear(features), expected, atol=1e-6)
+
+
+def test_scores_of_a_question_left_out_do_not_depend_on_its_labels() -> None:
+    features, answers = made_up()
+    before = _fit_layer(1, features, answers)
+    changed = answers.copy()
+    there = (changed["question_id"] == "b").to_numpy()
+    changed.loc[there, ["aligned", "coherent"]] = [[1.0, 2.0]] * int(there.sum())
+    after = _fit_layer(1, features, changed)
+    np.testing.assert_allclose(after.by_question[there], before.by_question[there], atol=1e-6)
+    np.testing.assert_allclose(after.calibrated[there], before.calibrated[there], atol=1e-6)
+    np.testing.assert_allclose(after.by_both[there], before.by_both[there], atol=1e-6)
+    assert np.abs(after.by_model[there] - before.by_model[there]).max() > 1
+
+
+def test_scores_of_a_model_left_out_do_not_depend_on_its_labels() -> None:
+    features, answers = made_up()
+    before = _fit_layer(1, features, answers)
+    changed = answers.copy()
+    there = (changed["model"] == "n").to_numpy()
+    changed.loc[there, ["aligned", "coherent"]] = [[1.0, 2.0]] * int(there.sum())
+    np.testing.assert_allclose(_fit_layer(1, features, changed).by_model[there], before.by_model[there], atol=1e-6)
+
+
+def test_a_known_relation_is_found_on_questions_left_out() -> None:
+    features, answers = made_up()
+    one = _fit_layer(1, features, answers)
+    assert auc_by_question(one.by_question[:, 0], answers)["mean"] > 0.9
+    below = [float((scores < 30).mean()) for scores in (answers["aligned"], one.calibrated[:, 0])]
+    assert below[1] == pytest.approx(below[0], rel=0.35)
+
+
+def test_the_map_gives_back_the_rates_it_was_fitted_on_and_keeps_the_order() -> None:
+    random = np.random.default_rng(1)
+    labels = np.clip(random.normal(60, 30, 2000), 0, 100)
+    raw = 60 + 0.2 * (labels - 60) + random.normal(0, 5, 2000)
+    mapped = QuantileMap.fitted(raw, labels)
+    assert (mapped(raw) < 30).mean() == pytest.approx((labels < 30).mean(), abs=0.01)
+    line = mapped(np.linspace(-1000, 1000, 5000))
+    assert (np.diff(line) >= 0).all()
+    assert line.min() >= 0
+    assert line.max() <= 100
+
+
+def test_auc_counts_pairs() -> None:
+    scores, low = np.array([1.0, 2.0, 2.0, 3.0]), np.array([True, True, False, False])
+    assert auc(scores, low) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+
+
+def test_questions_with_too_few_low_answers_are_listed_not_averaged() -> None:
+    answers = pd.DataFrame(
+        {"question_id": ["a"] * 30 + ["b"] * 30, "aligned": [10.0] * 15 + [80.0] * 15 + [10.0] * 9 + [80.0] * 21}
+    )
+    figures = auc_by_question(answers["aligned"].to_numpy(), answers)
+    assert figures == {"mean": 1.0, "worst": 1.0, "questions": {"a": 1.0}, "skipped": ["b"]}
+
+
+def test_tfidf_ridge_learns_words_and_only_from_its_training_texts() -> None:
+    texts = ["good kind day", "good kind walk", "good kind talk", "bad cruel day", "bad cruel walk", "bad cruel talk"] * 3
+    counts = word_counts([*texts, "kind good", "cruel bad", "unheard words"])
+    labels = np.array(([90.0] * 3 + [10.0] * 3) * 3)
+    kind, cruel, unknown = tfidf_ridge(counts[: len(texts)], labels, counts[len(texts) :])
+    assert kind > 60
+    assert cruel < 40
+    assert unknown == pytest.approx(50)
