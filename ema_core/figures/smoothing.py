@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,6 @@ def thin(values: np.ndarray, points: int) -> np.ndarray:
     edges = np.linspace(0, count, max(1, (points - 2) // 2) + 1).astype(int)
     low, high = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
     kept = {0, count - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         kept.update((start + int(np.argmin(low[start:end])), start + int(np.argmax(high[start:end]))))
     return np.array(sorted(kept))

@@ -93,11 +93,15 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row
     """Append rows in bulk; what does not fit its column becomes NULL."""
     if not rows:
         return
-    schema = _schemas()[table]
-    columns = [_column([row.get(item.name) for row in rows], item.type) for item in schema]
-    connection.register("incoming", pa.Table.from_arrays(columns, schema=schema))
+    connection.register("incoming", arrow(table, rows))
     connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
     connection.unregister("incoming")
+
+
+def arrow(table: str, rows: Sequence[Row]) -> pa.Table:
+    """Rows in the columns and types of a table of the index."""
+    schema = _schemas()[table]
+    return pa.Table.from_arrays([_column([row.get(item.name) for row in rows], item.type) for item in schema], schema=schema)
 
 
 @cache

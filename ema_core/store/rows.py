@@ -61,24 +61,30 @@ def read_run(run: RunDirectory) -> RunRows:
         return rows  # the base model's own answers, not a run
     try:
         rows.tables["runs"].append(_run_row(run))
-        events = [event for event in lines(run.events_path) if _is_step(event)]
+        rows.tables["steps"], rows.tables["penalties"] = curve_rows(run)
     except (EmaError, OSError, ValueError) as error:
         return RunRows(warnings=[f"{run.id} was left out: {error}"])
-    run_id = run.id
-    for event in steps(events):
-        event["run_id"] = run_id
-        rows.tables["steps"].append(event)
-        penalties = event.get("penalties")
-        for name, value in penalties.items() if isinstance(penalties, dict) else ():
-            if isinstance(value, dict):
-                value.update(run_id=run_id, step=event["step"], defense=name)
-                rows.tables["penalties"].append(value)
     for folder in (Path(entry.path) for entry in _entries(run.evals) if entry.is_dir()):
         try:
-            _read_eval(run_id, folder, rows)
+            _read_eval(run.id, folder, rows)
         except (OSError, ValueError) as error:
-            rows.warnings.append(f"{run_id}: the evaluation {folder.name} was left out: {error}")
+            rows.warnings.append(f"{run.id}: the evaluation {folder.name} was left out: {error}")
     return rows
+
+
+def curve_rows(run: RunDirectory) -> tuple[list[Row], list[Row]]:
+    """The rows of ``steps`` and of ``penalties``."""
+    run_id = run.id
+    found = steps([event for event in lines(run.events_path) if _is_step(event)])
+    penalties: list[Row] = []
+    for event in found:
+        event["run_id"] = run_id
+        terms = event.get("penalties")
+        for name, value in terms.items() if isinstance(terms, dict) else ():
+            if isinstance(value, dict):
+                value.update(run_id=run_id, step=event["step"], defense=name)
+                penalties.append(value)
+    return found, penalties
 
 
 def lines(path: Path) -> list[Row]:

@@ -159,7 +159,7 @@ def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
         row |= {"general_mean": general["mean"], "general_mean_low": general["mean_low"], "general_mean_high": general["mean_high"]}
         row |= {"coherence_rate": coherence["rate"], "coherence_rate_low": coherence["low"], "coherence_rate_high": coherence["high"]}
         row |= {name: general[name] for name in COUNTS}
-        row |= {"general_why": general["why"], "judge": judge, "estimand": general["estimand"]}
+        row |= {"general_why": general["why"] or "", "judge": judge, "estimand": general["estimand"]}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -52,7 +52,7 @@ def annotations(figure: Any) -> str:
 def test_each_defense_is_a_line_that_starts_at_the_undefended_setting(table: pd.DataFrame) -> None:
     figure = strength_curve(table)
     assert [trace.name for trace in figure.data] == ["interleaving", "kl", "none"] * 2
-    general = by_name(figure.select_traces(row=1, col=1) and type(figure)(data=list(figure.select_traces(row=1, col=1))))
+    general = {trace.name: trace for trace in figure.select_traces(row=1, col=1)}
     assert list(general["kl"].y) == [0.3, 0.28, 0.1]
     assert general["kl"].x[0] == 0 and list(general["kl"].x) == sorted(general["kl"].x)
     assert list(general["kl"].marker.size) == [0, 10, 10]  # the twin is drawn once, by its own trace
@@ -62,7 +62,7 @@ def test_each_defense_is_a_line_that_starts_at_the_undefended_setting(table: pd.
 def test_intervals_are_drawn_where_there_are_any(table: pd.DataFrame) -> None:
     narrow = list(strength_curve(table).select_traces(row=1, col=2))
     kl = next(trace for trace in narrow if trace.name == "kl")
-    assert list(kl.error_y.array)[0] is None and list(kl.error_y.array)[2] is None
+    assert [part is None for part in kl.error_y.array] == [True, False, True]
     assert kl.error_y.array[1] == pytest.approx(0.05) and kl.error_y.symmetric is False
     bare = table.drop(columns=[name for name in table.columns if name.endswith(("_low", "_high"))])
     assert all(trace.error_y.array is None for trace in strength_curve(bare).data)

@@ -15,7 +15,7 @@ from store_home import Home, step_event
 
 from ema_core.files import append_lines
 from ema_core.runs import RunDirectory, run_ids
-from ema_core.store import Reader, build_index, export_csv, refresh
+from ema_core.store import Reader, build_index, export_csv, live_curves, refresh
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -213,6 +213,22 @@ def test_csv_starts_no_formula_and_keeps_numbers(study: Home) -> None:
     assert b'"plain, ""quoted""\r=2"' in raw
     assert frame["answer"][0] == "=1+1"
     assert b"'=answer 0 0" in export_csv(Reader().samples())
+
+
+def test_live_curves_are_the_readers_columns_without_an_index(study: Home) -> None:
+    ids = run_ids()
+    steps, penalties = live_curves(ids)
+    assert not study.index.exists()
+    reader = Reader()
+    for live, indexed in ((steps, reader.steps()), (penalties, reader.penalties())):
+        order = ["run_id", "step"] + (["defense"] if "defense" in indexed else [])
+        pd.testing.assert_frame_equal(
+            live.sort_values(order, ignore_index=True), indexed.sort_values(order, ignore_index=True), check_dtype=False
+        )
+    append_lines(RunDirectory(study.path / "runs" / ids[2]).events_path, [step_event(5)])
+    assert live_curves([ids[2]])[0]["step"].max() == 5
+    empty_steps, empty_penalties = live_curves(["no-such-run"])
+    assert empty_steps.empty and list(empty_steps.columns) == list(steps.columns) and empty_penalties.empty
 
 
 def test_the_store_opens_without_torch_or_streamlit() -> None:
