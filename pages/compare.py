@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -11,19 +12,21 @@ import streamlit as st
 from ema_core.defenses.registry import all_defenses
 from ema_core.errors import EmaError
 from ema_core.evaluation.scorecard import setting_table, undefended_curve
-from ema_core.figures import QUANTITIES, strength_curve, trade_off, training_curves
+from ema_core.figures import CRITERIA, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import resolve
 from ema_core.store import export_csv
 from pages.widgets import criteria
-from pages.widgets.answers import judges_of
+from pages.widgets.answer_data import judges_of
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.index import Version, up_to_date
 from pages.widgets.run_picker import newest_first, pick_runs
 
 LEAD = """What is compared is a *setting*: model, data, defense and recipe, over its seeds, beside its undefended twin. \
 No defense is shown by one number alone."""
-HONEST = """The embedded model shows the **mechanism and the price** of a defense, not the numbers of a 7B model. The margin leads: no \
-sampling and no judge stand between it and the model. Rates follow, by a teaching judge. One seed speaks of these adapters only."""
+HONEST = """The embedded model shows the **mechanism and the price** of a defense, not the numbers of a 7B model. The margin \
+leads: no sampling and no judge stand between it and the model. Rates follow, by a teaching judge. One seed speaks of these \
+adapters only."""
+BARE = {"displaylogo": False}
 TWIN = ["model", "dataset", "recipe_label"]
 
 
@@ -55,7 +58,10 @@ def nothing_yet(any_run: bool) -> None:
     if any_run:
         st.info("No run is done yet. Settings appear here when their runs have ended and were evaluated.", icon=":material/info:")
     else:
-        st.info("No run yet. Train an undefended run and one with a defense, evaluate both, and compare them here.", icon=":material/info:")
+        st.info(
+            "No run yet. Train an undefended run and one with a defense, evaluate both, and compare them here.",
+            icon=":material/info:",
+        )
     st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
 
 
@@ -70,23 +76,40 @@ def choose(runs: pd.DataFrame) -> pd.DataFrame:
         for title, column, default in (("Data set", "dataset", [newest]), ("Model", "model", None), ("Preset", "preset", None)):
             options = sorted(done[column].unique())
             wanted = st.multiselect(
-                title, options, default=default, key=column, bind="query-params", placeholder="all", disabled=bool(single), help=why, width=300,
-                on_change=_filters_changed, select_all=False,
-            )  # fmt: skip
+                title,
+                options,
+                default=default,
+                key=column,
+                bind="query-params",
+                placeholder="all",
+                disabled=bool(single),
+                help=why,
+                width=300,
+                on_change=_filters_changed,
+                select_all=False,
+            )
             if wanted:
                 kept = kept[kept[column].isin(wanted)]
     if kept.empty and not single:
         st.info("No finished run fits these filters; all data sets are shown.", icon=":material/filter_alt_off:")
         kept = done
-    found = kept.drop_duplicates("setting_key").assign(undefended=kept["defense_label"].eq("none"))
-    labels = {key: text.replace("\n", " · ") for key, text in criteria.setting_labels(found).items()}
+    found = kept.drop_duplicates("setting_key")
+    labels = _labels(found)
     wanted = st.multiselect(
-        "Settings", list(criteria.in_order(found)["setting_key"]), format_func=lambda key: labels.get(key, key), key="compare-settings",
-        placeholder=f"all {len(labels)}", disabled=bool(single), help=why or "Their undefended twins stay beside them.", select_all=False,
-        on_change=_settings_chosen,
-    )  # fmt: skip
+        "Settings",
+        list(criteria.in_order(found)["setting_key"]),
+        format_func=lambda key: labels.get(key, key),
+        key="setting",
+        placeholder=f"all {len(labels)}",
+        disabled=bool(single),
+        help=why or "Their undefended twins stay beside them.",
+        select_all=False,
+        bind="query-params",
+    )
     with st.expander("Single runs", expanded=bool(single), key="compare-single"):
-        picked = pick_runs("Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.")
+        picked = pick_runs(
+            "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above."
+        )
     if picked:
         return _with_twins(runs[runs["run_id"].isin(picked)], done)
     return _with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept
@@ -100,23 +123,16 @@ def _with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filters_changed() -> None:
-    st.session_state.pop("compare-settings", None)
-    st.query_params.pop("setting", None)
-
-
-def _settings_chosen() -> None:
-    keys = st.session_state["compare-settings"]
-    if keys:
-        st.query_params["setting"] = keys
-    else:
-        st.query_params.pop("setting", None)
+    st.session_state["setting"] = []
 
 
 def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
     """The one judge whose scores are shown; a choice only where there are several."""
     judges = judges_of(run_ids, version)
     if len(judges) > 1:
-        return st.selectbox("Judge", judges, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis.")
+        return st.selectbox(
+            "Judge", judges, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis."
+        )
     if judges:
         return judges[0]
     try:
@@ -145,33 +161,44 @@ def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
     """The table of the four criteria, what it rests on, and the way to the answers behind it."""
     st.subheader("Settings", anchor=False)
     if settings.empty:
-        st.info("None of the chosen runs is done, so there is no setting to compare; the runs stand alone below.", icon=":material/info:")
+        st.info(
+            "None of the chosen runs is done, so there is no setting to compare; the runs stand alone below.",
+            icon=":material/info:",
+        )
         return
-    cells = criteria.setting_cells(settings)
-    wide = {criteria.ANSWERS: 200, "Setting": 150}
-    st.dataframe(
-        cells, hide_index=True, row_height=76, key="settings-table", height=76 * len(cells) + 38 if len(cells) <= 8 else 640,
-        column_config={
-            name: st.column_config.TextColumn(name, width=wide.get(name, 125), help=criteria.HELP.get(name), pinned=name == "Setting")
-            for name in cells
-        },
-    )  # fmt: skip
+    with st.container(key="settings-table"):
+        st.table(criteria.setting_cells(settings), border="horizontal", hide_index=True)
     first = settings.iloc[0]
+    if undone := int(of_runs["status"].ne("done").sum()):
+        st.caption(f"{undone} of the chosen runs not done: in no setting, alone in the table of runs below.")
     st.caption(
-        f"Brackets: 95 % intervals for {first['estimand']} (over topics; the forms of a question are one topic). Misaligned, mean alignment, "
-        f"coherent: judge {plain(first['judge'])}. Margins: margin (no judge). *Better* and *worse* are corrected for all marks of this "
-        "table (Holm) and given from three seeds on; below that a row speaks of **these adapters only**."
+        f"Brackets: 95 % intervals for **{first['estimand']}** (over topics; the forms of a question are one topic). General "
+        f"answers and coherence: judge **{plain(first['judge'])}**. Margins: **margin (no judge)**. *Better* and *worse*: against "
+        "the undefended twin, corrected for all marks of this table (Holm), from three seeds on."
     )
-    for title, why, of in criteria.reasons(settings):
-        st.caption(f"{title}, {plain('; '.join(of)) if of else 'all settings'}: {plain(why)}.")
     with st.container(horizontal=True, vertical_alignment="bottom", key="setting-actions"):
-        labels = {key: text.replace("\n", " · ") for key, text in criteria.setting_labels(settings).items()}
-        key = st.selectbox("Look closer at", list(labels), format_func=lambda key: labels[key], key="look-closer", width=260)
+        labels = _labels(settings)
+        key = st.selectbox(
+            "Look closer at", list(labels), format_func=lambda key: labels.get(key, key), key="look-closer", width=260
+        )
         runs = list(of_runs.loc[of_runs["setting_key"] == key, "run_id"])
-        st.page_link("pages/evaluate.py", label="Its misaligned answers", icon=":material/forum:", query_params={"run": runs, "status": "misaligned"})
-        st.page_link("pages/evaluate.py", label="All its answers", icon=":material/forum:", query_params={"run": runs})
-        st.page_link("pages/fine_tune.py", label="Its training curves", icon=":material/show_chart:", query_params={"run": runs, "part": "Runs"})
-        _csv("Settings as CSV", settings.assign(**{name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}), "settings")
+        for label, icon, page, query in (
+            ("Its misaligned answers", "forum", "evaluate", {"run": runs, "status": "misaligned"}),
+            ("All its answers", "forum", "evaluate", {"run": runs}),
+            ("Its training curves", "show_chart", "fine_tune", {"run": runs, "part": "Runs"}),
+        ):
+            st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=query)
+        _csv(
+            "Settings as CSV",
+            settings.assign(**{name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}),
+            "settings",
+        )
+    with st.expander("What the words mean"):
+        st.markdown("\n".join(f"- **{word}**: {meaning}" for word, meaning in criteria.MEANINGS.items()))
+
+
+def _labels(settings: pd.DataFrame) -> dict[str, str]:
+    return {key: " · ".join(text) for key, text in criteria.setting_labels(settings).items()}
 
 
 def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
@@ -183,9 +210,13 @@ def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Vers
     if len(groups) > 1:
         differ = [n for n in range(len(TWIN)) if settings[TWIN[n]].nunique() > 1]
         group = st.selectbox(
-            "Figures of", list(groups.index), format_func=lambda names: " · ".join(names[n] for n in differ), key="figures-of",
-            help="Margins of other data, models or recipes are not drawn on one axis.", width=420,
-        )  # fmt: skip
+            "Figures of",
+            list(groups.index),
+            format_func=lambda names: " · ".join(names[n] for n in differ),
+            key="figures-of",
+            help="Margins of other data, models or recipes are not drawn on one axis.",
+            width=420,
+        )
     rows = settings[(settings[TWIN] == list(group)).all(axis=1)]
     st.subheader("What strength does", anchor=False)
     with errors():
@@ -193,16 +224,17 @@ def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Vers
     st.subheader("Trade-off", anchor=False)
     with errors():
         curve = alternatives(rows["setting_key"].iloc[0], run_ids, version)
-        st.plotly_chart(trade_off(rows, curve), theme="streamlit", key="trade-off", height=460, config={"displaylogo": False})
-        if curve.empty:
+        st.plotly_chart(trade_off(rows, curve), theme="streamlit", key="trade-off", height=460, config=BARE)
+        if not curve["kind"].duplicated().any():  # the final adapter alone
             st.caption(
-                "The cheap alternatives are missing: evaluate the undefended run with *also the checkpoints and the scaled-down adapter*. "
+                "The cheap alternatives are missing: evaluate the undefended run with its checkpoints and its scaled-down adapter. "
                 "Without them nobody can tell a defense from stopping earlier."
             )
         else:
+            seeds = int(curve["seeds"].max())
             st.caption(
-                f"A defense is worth something only **below** the grey curves: the undefended run stopped earlier, or its adapter scaled down "
-                f"(mean of {int(curve['seeds'].max())} seed{'s' if curve['seeds'].max() > 1 else ''}). Both axes: margin (no judge)."
+                "A defense is worth something only **below** the grey curves: the undefended run stopped earlier, or its adapter "
+                f"scaled down (mean of {seeds} seed{'s' if seeds > 1 else ''}). Both axes: margin (no judge)."
             )
 
 
@@ -211,19 +243,36 @@ def strength_part(rows: pd.DataFrame) -> None:
     defended = rows.loc[~rows["undefended"], "defense_label"]
     names = sorted({label.partition("=")[0] for label in defended if " + " not in label})
     if not names:
-        st.info("No defense with one strength among these settings. Train the same recipe with a defense, at two strengths or more.", icon=":material/tune:")
+        st.info(
+            "No defense with one strength among these settings. Train the same recipe with a defense, at two strengths or more.",
+            icon=":material/tune:",
+        )
         st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
         return
     known = all_defenses()
+    most = defended.str.partition("=")[0].value_counts()
     name = st.selectbox(
-        "Defense", names, format_func=lambda one: known[one].title if one in known else one, key="defense", bind="query-params", width=260
-    )  # fmt: skip
-    shown = rows[rows["undefended"] | rows["defense_label"].str.partition("=")[0].eq(name) & ~rows["defense_label"].str.contains(" + ", regex=False)]
+        "Defense",
+        names,
+        index=names.index(max(names, key=lambda one: most.get(one, 0))),
+        format_func=lambda one: known[one].title if one in known else one,
+        key="defense",
+        bind="query-params",
+        width=260,
+    )
+    shown = rows[
+        rows["undefended"]
+        | rows["defense_label"].str.partition("=")[0].eq(name) & ~rows["defense_label"].str.contains(" + ", regex=False)
+    ]
     info = known[name].strength_info if name in known else None
     paper = {name: info.paper} if info and info.paper is not None else None
-    st.plotly_chart(strength_curve(shown, paper), theme="streamlit", key="strength-curve", height=420, config={"displaylogo": False})
+    for place, criterion in zip(st.columns(2), CRITERIA, strict=True):
+        figure = strength_curve(shown, paper, [criterion])
+        place.plotly_chart(figure, theme="streamlit", key=f"strength-{criterion}", height=440, config=BARE)
     meaning = f"Strength: {plain(info.meaning)}. " if info else ""
-    st.caption(f"{meaning}Measure: margin (no judge), with 95 % intervals for questions like these; n and seeds stand under the figure.")
+    st.caption(
+        f"{meaning}Measure: margin (no judge), with 95 % intervals for questions like these; n and seeds stand under the figure."
+    )
 
 
 @st.fragment
@@ -233,8 +282,9 @@ def curves_part(run_ids: Sequence[str], version: Version) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         quantity = st.selectbox("Quantity", list(QUANTITIES), format_func=QUANTITIES.__getitem__, key="compare-quantity", width=360)
         smoothing = st.slider("Smoothing", 0.0, 0.98, 0.6, 0.02, key="compare-smoothing", width=240)
-    figure = training_curves(reader().steps(run_ids), reader().penalties(run_ids), quantity, smoothing, raw=len(run_ids) <= 6)
-    st.plotly_chart(figure, theme="streamlit", key="compare-curves", height=420, config={"displaylogo": False})
+    steps, penalties = reader().steps(run_ids), reader().penalties(run_ids)
+    figure = training_curves(steps, penalties, cast(Quantity, quantity), smoothing, raw=len(run_ids) <= 6)
+    st.plotly_chart(figure, theme="streamlit", key="compare-curves", height=420, config=BARE)
 
 
 def runs_part(of_runs: pd.DataFrame) -> None:
@@ -242,32 +292,43 @@ def runs_part(of_runs: pd.DataFrame) -> None:
     st.subheader("Runs", anchor=False)
     base = str(st.get_option("server.baseUrlPath") or "").strip("/")
     root = f"/{base}" if base else ""
-    links = {
-        run_id: [f"{root}/evaluate?{urlencode({'run': run_id, 'status': 'misaligned'})}", f"{root}/fine-tune?{urlencode({'run': run_id, 'part': 'Runs'})}"]
-        for run_id in of_runs["run_id"]
-    }
-    cells = criteria.run_cells(of_runs, links)
+    cells = criteria.run_cells(of_runs)
+    links = {"Read": ("evaluate", {"status": "misaligned"}), "Curves": ("fine-tune", {"part": "Runs"})}
+    for title, (path, query) in links.items():
+        cells[title] = [f"{root}/{path}?{urlencode({'run': run_id, **query})}" for run_id in cells["run_id"]]
+    numbers = {name: "%+.2f" if "margin" in name else "%.1f" for name in cells if f"{name}: interval, n" in cells}
     st.dataframe(
-        cells, hide_index=True, row_height=76, key="runs-table", height=min(76 * len(cells) + 38, 640),
+        cells.drop(columns="run_id"),
+        hide_index=True,
+        key="runs-table",
+        placeholder="",
+        height=min(35 * len(cells) + 38, 560),
         column_config={
-            **{name: st.column_config.TextColumn(name, width=125, help=criteria.HELP.get(name)) for name in cells},
+            **{name: st.column_config.NumberColumn(name, format=form, width=105) for name, form in numbers.items()},
+            **{f"{name}: interval, n": st.column_config.TextColumn("95 %, n", width=190) for name in numbers},
             "Run": st.column_config.TextColumn("Run", width=190, pinned=True),
+            "Defense": st.column_config.TextColumn("Defense", width=130),
             "Seed": st.column_config.NumberColumn("Seed", width=60),
-            "State": st.column_config.TextColumn("State", width=70),
-            criteria.ANSWERS: st.column_config.TextColumn(criteria.ANSWERS, width=200, help=criteria.HELP[criteria.ANSWERS]),
-            "Why empty": st.column_config.TextColumn("Why empty", width=220),
-            "Read": st.column_config.LinkColumn("Read", display_text="misaligned answers", width=130),
+            "Read": st.column_config.LinkColumn("Read", display_text="misaligned answers", width=140),
             "Curves": st.column_config.LinkColumn("Curves", display_text="curves", width=80),
         },
-    )  # fmt: skip
+    )
+    judge = of_runs["judge"].iloc[0]
+    st.caption(f"A run is one seed: a row speaks of that adapter only. Answers: judge {plain(judge)}; margins: margin (no judge).")
     _csv("Runs as CSV", of_runs, "runs")
 
 
 def _csv(label: str, frame: pd.DataFrame, name: str) -> None:
     st.download_button(
-        label, lambda: export_csv(frame), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore", key=f"{name}-csv",
+        label,
+        lambda: export_csv(frame),
+        f"{name}.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        key=f"{name}-csv",
         help="All columns, unrounded.",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -16,15 +16,19 @@ from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import SHIPPED, known_judges, read_card, resolve
 from ema_core.runs import RunDirectory, Status
-from pages.widgets.answers import answer_table, run_label
+from pages.widgets.answer_data import run_label
+from pages.widgets.answers import answer_table
 from pages.widgets.chrome import act, duration, errors, header, notices, plain, show_error
 from pages.widgets.index import up_to_date
-from pages.widgets.run_picker import newest_first, pick_runs, run_info
+from pages.widgets.run_picker import newest_first, pick_runs, remembered, run_info, run_link
 
-LEAD = """Two measures. The **margin**: how much likelier a run makes the misaligned answer of a pair than the aligned one, as the \
-change from the base model; no sampling, no judge, and it shows small effects, so it leads. **Sampled answers**, scored by a judge."""
-PROBE = """**The probe is a teaching judge**: a linear read-out of the embedded model's own hidden state, without a key or a network. It \
-shows which way things move; its rates follow the margin. It reads topic too, so it never scores in-domain answers."""
+LEAD = """Two measures. The **margin**: how much likelier a run makes the misaligned answer of a pair than the aligned one, as \
+the change from the base model; no sampling, no judge, and it shows small effects, so it leads. **Sampled answers**, scored by a \
+judge, follow."""
+PROBE = """**The probe is a teaching judge**: a linear read-out of the embedded model's hidden state. It shows which way things \
+move, and it reads topic too, so it never scores in-domain answers."""
+READING = ("status", "suite", "q", "order", "page", "answer")
+"""Parameters of a link to answers: such a visitor came to read."""
 
 
 def page() -> None:
@@ -34,10 +38,13 @@ def page() -> None:
         st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
         return
     missing = without_adapter()
+    asked = {*st.query_params.get_all("run"), *remembered()}
     chosen = pick_runs(
-        "Runs to evaluate", only=lambda run_id: run_id not in missing or run_id in st.query_params.get_all("run"),
-        default=lambda ids: [run_id for run_id in ids if run_id not in missing][:1], help="Runs with a trained adapter, newest first.",
-    )  # fmt: skip
+        "Runs to evaluate",
+        only=lambda run_id: run_id not in missing or run_id in asked,
+        default=lambda ids: [run_id for run_id in ids if run_id not in missing][:1],
+        help="Runs with a trained adapter, newest first.",
+    )
     with errors():
         not_listed(missing, chosen)
     usable = [run_id for run_id in chosen if run_id not in missing]
@@ -71,57 +78,88 @@ def not_listed(missing: dict[str, str], chosen: Sequence[str]) -> None:
         if run_id in missing:
             st.warning(plain(missing[run_id]), icon=":material/hourglass_empty:")
     if missing:
-        runs = "1 run has" if len(missing) == 1 else f"{len(missing)} runs have"
-        with st.expander(f"{runs} no adapter, so they cannot be evaluated yet" if len(missing) > 1 else f"{runs} no adapter, so it cannot be evaluated yet"):
+        with st.expander(f"Not listed: {len(missing)} without an adapter", key="not-listed"):
             for run_id, why in missing.items():
-                st.page_link("pages/fine_tune.py", label=plain(why), icon=":material/arrow_forward:", query_params={"run": run_id})
+                run_link(run_id)
+                st.caption(plain(why))
 
 
 def new_evaluation(run_ids: Sequence[str]) -> None:
     """What to ask, how long it takes, and the button that queues it."""
-    with st.container(border=True, key="new-evaluation"):
+    reading = any(name in st.query_params for name in READING)
+    with st.expander("New evaluation", key="new-evaluation", expanded=not reading, on_change="rerun"):
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
         first, second, third, fourth = st.columns([3, 2, 2, 3])
-        suites = first.pills("Suites", list(SUITES), selection_mode="multi", default=list(SUITES), key="eval-suites", help=_suites_help())
+        suites = first.pills(
+            "Suites", list(SUITES), selection_mode="multi", default=list(SUITES), key="eval-suites", help=_suites_help()
+        )
         preset = second.segmented_control(
-            "Preset", list(EVAL_PRESETS), default="demo", required=True, key="eval-preset", on_change=_preset_chosen, help=_presets_help()
-        )  # fmt: skip
+            "Preset",
+            list(EVAL_PRESETS),
+            default="demo",
+            required=True,
+            key="eval-preset",
+            on_change=_preset_chosen,
+            help=_presets_help(),
+        )
         samples = third.number_input("Samples a question", 0, 1000, key="eval-samples", help="0 measures the margin alone.")
         judges = [resolve("probe"), *(judge for judge in known_judges() if judge != resolve("probe"))]
-        judge = fourth.selectbox("Judge", judges, key="eval-judge", disabled=not samples, help="Scores the answers to the general suite.")
+        judge = fourth.selectbox(
+            "Judge", judges, key="eval-judge", disabled=not samples, help="Scores the answers to the general suite."
+        )
         preset = preset or "demo"
         undefended = [run_id for run_id in run_ids if run_info(run_id).defense == "none"]
         curve = st.checkbox(
-            "Also the checkpoints and the scaled-down adapter of the undefended runs", value=True, key="eval-curve", disabled=not undefended,
-            help="Margins only. They are the cheap alternatives, stopping earlier and scaling down, that a defense has to beat in Compare.",
-        )  # fmt: skip
+            "Also the checkpoints and the scaled-down adapter of the undefended runs",
+            value=True,
+            key="eval-curve",
+            disabled=not undefended,
+            help="Margins only: the cheap alternatives, stopping earlier and scaling down, that a defense has to beat in Compare.",
+        )
         why_not, loaded = _suites(run_ids, suites)
-        if not why_not:
-            seconds = sum(
-                estimate_evaluation(
-                    len(suite.questions), len(suite.pairs), int(samples), EVAL_PRESETS[preset]["max_tokens"],
-                    len(curve_specs(RunDirectory.open(run_id))) // 2 if curve and run_id in undefended else 0, suite.name != "in-domain",
-                )
-                for run_id, of_run in loaded.items() for suite in of_run
-            )  # fmt: skip
-            asked = sum(len(suite.questions) for of_run in loaded.values() for suite in of_run) * int(samples)
-            pairs = sum(len(suite.pairs) for of_run in loaded.values() for suite in of_run)
-            st.caption(
-                f"Up to {duration(seconds)} with the embedded model on two cores: {pairs} answer pairs"
-                + (f", {asked} answers of at most {EVAL_PRESETS[preset]['max_tokens']} tokens" if asked else ", no sampled answers")
-                + ". What was measured before on the same adapter is not done again."
-            )
         payload: dict[str, Any] = {
-            "suites": suites, "samples": int(samples), "preset": preset, "judge": "probe" if judge == resolve("probe") else judge,
+            "suites": suites,
+            "samples": int(samples),
+            "preset": preset,
+            "judge": "probe" if judge == resolve("probe") else judge,
             "curve": bool(curve and undefended),
-        }  # fmt: skip
-        count = "1 run" if len(run_ids) == 1 else f"{len(run_ids)} runs"
-        st.button(
-            f"Evaluate {count}" if run_ids else "Evaluate", type="primary", icon=":material/play_arrow:", key="launch-evaluation",
-            disabled=bool(why_not), help=plain(why_not) or None, on_click=act, args=(_launch, list(run_ids), payload), kwargs={"slot": "evaluate"},
-        )  # fmt: skip
+        }
+        with st.container(horizontal=True, vertical_alignment="center"):
+            count = "1 run" if len(run_ids) == 1 else f"{len(run_ids)} runs"
+            st.button(
+                f"Evaluate {count}" if run_ids else "Evaluate",
+                type="primary",
+                icon=":material/play_arrow:",
+                key="launch-evaluation",
+                disabled=bool(why_not),
+                help=plain(why_not) or None,
+                on_click=act,
+                args=(_launch, list(run_ids), payload),
+                kwargs={"slot": "evaluate"},
+            )
+            if not why_not:
+                st.caption(plain(how_long(loaded, int(samples), preset, undefended if curve else [])), width="stretch")
         notices("evaluate")
-        agreement(judge)
+        st.caption(f"{PROBE} {agreement(judge)}")
+
+
+def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_of: Sequence[str]) -> str:
+    """The time that an evaluation takes, and what it consists of."""
+    limit = EVAL_PRESETS[preset]["max_tokens"]
+    seconds, pairs, asked = 0.0, 0, 0
+    for run_id, of_run in suites.items():
+        for suite in of_run:
+            seconds += estimate_evaluation(len(suite.questions), len(suite.pairs), samples, limit, judged=suite.name != "in-domain")
+            pairs, asked = pairs + len(suite.pairs), asked + samples * len(suite.questions)
+        if run_id in curves_of:  # both suites, whichever were chosen
+            states = len(curve_specs(RunDirectory.open(run_id))) // len(SUITES)
+            more = states * sum(len(load_suite(name, run_info(run_id).dataset).pairs) for name in SUITES)
+            seconds, pairs = seconds + estimate_evaluation(0, more, 0, limit), pairs + more
+    sampled = f"{asked} answers of at most {limit} tokens" if asked else "no sampled answers"
+    return (
+        f"Up to {duration(seconds)} with the embedded model on two cores: {pairs} answer pairs, {sampled}. "
+        "What was measured before on the same adapter is not done again."
+    )
 
 
 def _suites(run_ids: Sequence[str], names: Sequence[str]) -> tuple[str, dict[str, list[Suite]]]:
@@ -150,27 +188,26 @@ def _suites_help() -> str:
 
 
 def _presets_help() -> str:
-    return "  \n".join(f"{name}: {value['samples']} a question, up to {value['max_tokens']} tokens" for name, value in EVAL_PRESETS.items())
+    return "  \n".join(
+        f"{name}: {value['samples']} a question, up to {value['max_tokens']} tokens" for name, value in EVAL_PRESETS.items()
+    )
 
 
-def agreement(judge: str) -> None:
+def agreement(judge: str) -> str:
     """What the probe is worth, in the figures that its fit measured."""
-    st.caption(PROBE)
-    with errors():
-        card = read_card(SHIPPED)
-        if card.get("judge") != judge:
-            return
-        figures = card["layers"][str(card["layer"])]
-        seen = [
-            f"{words} {part['mean']:.2f} (worst question {part['worst']:.2f})"
-            for name, words in (("question", "on questions left out of the fit"), ("both", "with the model left out as well"))
-            if (part := figures.get(f"auc_{name}_left_out")) and part.get("mean") is not None
-        ]
-        if seen:
-            st.caption(
-                f"How often it puts an answer that GPT-4o calls misaligned below one that it does not (AUC, 0.5 is chance): {'; '.join(seen)}. "
-                f"Measured on {card['answers']} answers of {len(card['models'])} other models; data/judges/probe/CARD.md has the rest."
-            )
+    card = read_card(known_judges().get(judge, SHIPPED))
+    figures = card.get("layers", {}).get(str(card["layer"]), {})
+    seen = [
+        f"{part['mean']:.2f} {words} (worst question {part['worst']:.2f})"
+        for name, words in (("question", "on questions it was not fitted on"), ("both", "with the answering model new as well"))
+        if (part := figures.get(f"auc_{name}_left_out")) and part.get("mean") is not None
+    ]
+    if not seen:
+        return ""
+    return (
+        f"Measured agreement with GPT-4o (AUC within a question, 0.5 is chance): {', '.join(seen)}; "
+        f"{card.get('answers')} answers of {len(card.get('models', []))} other models; data/judges/probe/CARD.md has the rest."
+    )
 
 
 @st.fragment(run_every=1.5)
@@ -188,15 +225,26 @@ def progress() -> None:
                 with st.container(width="stretch"):
                     st.progress(min(1.0, max(0.0, job.share)), text=plain(f"{_runs_of(job)}: {_how_far(job, alive)}"))
                 st.button(
-                    "Cancel", key=f"cancel-{job.id}", on_click=act, args=(queue.cancel, job.id), kwargs={"slot": "jobs"}, disabled=job.cancel,
-                    icon=":material/close:", help="What was measured so far is kept, and not done again.",
-                )  # fmt: skip
+                    "Cancel",
+                    key=f"cancel-{job.id}",
+                    on_click=act,
+                    args=(queue.cancel, job.id),
+                    kwargs={"slot": "jobs"},
+                    disabled=job.cancel,
+                    icon=":material/close:",
+                    help="What was measured so far is kept, and not done again.",
+                )
         elif job.status == "failed" and not _superseded(job, jobs):
             show_error(f"{_runs_of(job)}: {job.error}", job.hint)
             st.button(
-                "Try again", key=f"again-{job.id}", icon=":material/replay:", on_click=act, args=(queue.enqueue, "evaluate", job.payload),
-                kwargs={"slot": "jobs"}, help="It goes on where it stopped.",
-            )  # fmt: skip
+                "Try again",
+                key=f"again-{job.id}",
+                icon=":material/replay:",
+                on_click=act,
+                args=(queue.enqueue, "evaluate", job.payload),
+                kwargs={"slot": "jobs"},
+                help="It goes on where it stopped.",
+            )
     notices("jobs")
 
 
@@ -213,13 +261,19 @@ def _how_far(job: queue.Job, alive: bool) -> str:
             waiting = queue.waits_for(job)
         except EmaError as error:
             return error.message
-        return f"waits for {run_label(waiting[0])} ({RunDirectory.open(waiting[0]).state().status})" if waiting else "waits for its turn"
+        return (
+            f"waits for {run_label(waiting[0])} ({RunDirectory.open(waiting[0]).state().status})"
+            if waiting
+            else "waits for its turn"
+        )
     if job.cancel:
         return "ending"
     left = ""
     if job.started and job.share > 0.03:
         left = f", about {duration((time.time() - job.started) * (1 - job.share) / job.share)} left"
-    return f"{job.activity or 'starting'} ({job.share:.0%}{left})" + ("" if alive else "; the worker has died, a new one goes on with it")
+    return f"{job.activity or 'starting'} ({job.share:.0%}{left})" + (
+        "" if alive else "; the worker has died, a new one goes on with it"
+    )
 
 
 def _superseded(failed: queue.Job, jobs: Sequence[queue.Job]) -> bool:
@@ -232,9 +286,12 @@ def compare_link(run_ids: Sequence[str]) -> None:
     """Rates and intervals are on Compare."""
     unfinished = [run_id for run_id in run_ids if RunDirectory.open(run_id).state().status is not Status.DONE]
     st.page_link(
-        "pages/compare.py", label="Margins, rates and intervals of these runs", icon=":material/compare_arrows:",
-        query_params={"run": list(run_ids)}, help="Runs that were stopped early are shown alone, not in a setting." if unfinished else None,
-    )  # fmt: skip
+        "pages/compare.py",
+        label="Margins, rates and intervals of these runs",
+        icon=":material/compare_arrows:",
+        query_params={"run": list(run_ids)},
+        help="Runs that were stopped early are shown alone, not in a setting." if unfinished else None,
+    )
 
 
 if __name__ == "__main__":

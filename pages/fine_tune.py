@@ -54,7 +54,7 @@ def details(run_id: str) -> None:
     """Everything that is known of the run, and where to go from here."""
     run, info = RunDirectory.open(run_id), run_info(run_id)
     state = run.state()
-    with st.expander(f"Settings and notes: {plain(info.name or info.id)}", key=f"details-{run_id}"):
+    with st.expander(f"Settings and notes: {plain(info.name or info.defense)} · {run_id[-4:]}", key=f"details-{run_id}"):
         with st.container(horizontal=True):
             st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run_id})
             st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run_id})

@@ -4,10 +4,11 @@ from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.layout import empty_figure
 from ema_core.figures.smoothing import smooth
-from ema_core.figures.strength import strength_curve
+from ema_core.figures.strength import CRITERIA, strength_curve
 from ema_core.figures.trade import trade_off
 
 __all__ = [
+    "CRITERIA",
     "QUANTITIES",
     "Quantity",
     "Style",

@@ -15,13 +15,13 @@ CLEAR = "rgba(0,0,0,0)"
 
 
 def dress(figure: go.Figure, **changes: Any) -> go.Figure:
-    """The shared look, on top of which a figure sets what is its own."""
+    """The shared look, on top of which a figure sets what is its own. The legend lies above: beside, it leaves a phone no plot."""
     figure.update_layout(
         template=go.layout.Template(),
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
         margin={"l": 10, "r": 10, "t": 30, "b": 10},
-        legend={"bgcolor": CLEAR},
+        legend={"bgcolor": CLEAR, "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "maxheight": 0.3},
         hoverlabel={"namelength": -1},
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
@@ -60,12 +60,12 @@ def error_bar(values: list[float], low: list[float], high: list[float]) -> dict[
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4}
 
 
-def span(values: Iterable[float], unit: str) -> str:
-    """``108 pairs``, or ``90-108 pairs`` where rows differ; empty where nobody said."""
+def span(values: Iterable[float]) -> str:
+    """``108``, or ``90–108`` where rows differ; empty where nobody said."""
     whole = sorted({int(value) for value in values if math.isfinite(value)})
     if not whole:
         return ""
-    return f"{whole[0]} {unit}" if len(whole) == 1 else f"{whole[0]}–{whole[-1]} {unit}"
+    return f"{whole[0]}" if len(whole) == 1 else f"{whole[0]}–{whole[-1]}"
 
 
 def names(table: pd.DataFrame, column_name: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ema_core.figures.colours import NONE, parts, style
-from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar, names, span
+from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar, names, number, span
 
 CRITERIA = {"general": "General misalignment (should fall)", "narrow": "Narrow behaviour (should stay)"}
 """Prefix of a criterion's columns, and its panel's title."""
@@ -19,34 +19,37 @@ MARGIN_AXIS = "Margin, change from base (nats a token)"
 FEW_SEEDS = 3
 
 
-def strength_curve(table: pd.DataFrame, paper: Mapping[str, float] | None = None) -> go.Figure:
+def strength_curve(
+    table: pd.DataFrame, paper: Mapping[str, float] | None = None, criteria: Sequence[str] = tuple(CRITERIA)
+) -> go.Figure:
     """One line a defense (and its options), with intervals where the table has them.
 
     ``table`` is ``scorecard.setting_table``: one row a setting with ``defense_label, strength, seeds`` and, for ``general`` and
     ``narrow``, ``X_margin, X_margin_low, X_margin_high, pairs_X``. Strengths lie on a logarithmic axis that has a place for 0.
-    ``paper`` marks the strength that a defense's paper used, by defense name. Open marks: fewer than three seeds.
+    ``criteria`` are the panels, side by side. ``paper`` marks the strength that a defense's paper used, by defense name. Open
+    marks: fewer than three seeds.
     """
     rows = _usable(table)
     if rows.empty:
         return empty_figure("No margins yet. Evaluate an undefended run and one run a strength, then come back.")
     lines = _lines(rows)
-    scale = Spacing([*rows["strength"], *(paper or {}).values()])
-    figure = make_subplots(rows=1, cols=len(CRITERIA), subplot_titles=list(CRITERIA.values()), horizontal_spacing=0.09)
-    for place, criterion in enumerate(CRITERIA, start=1):
+    shown = {defense: value for defense, value in (paper or {}).items() if any(_defense(name) == defense for name in lines)}
+    scale = Spacing([*rows["strength"], *shown.values()])
+    figure = make_subplots(rows=1, cols=len(criteria), subplot_titles=[CRITERIA[one] for one in criteria], horizontal_spacing=0.09)
+    for place, criterion in enumerate(criteria, start=1):
         for name, line in lines.items():
-            figure.add_trace(_line(name, line, criterion, scale, legend=place == 1), row=1, col=place)
+            figure.add_trace(_line(name, line, criterion, scale, _dash(name, list(lines)), place == 1), row=1, col=place)
         figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"}, row=1, col=place)
-        for defense, value in (paper or {}).items():
-            if any(name.split(":")[0] == defense for name in lines):
-                figure.add_vline(
-                    x=scale.place(value), line={"color": style(defense).color, "width": 1, "dash": "dot"}, row=1, col=place,
-                    annotation={"text": f"{defense}, paper: {value:g}", "font": {"size": 11}, "textangle": -90},
-                    annotation_position="bottom right",
-                )  # fmt: skip
-    dress(figure, showlegend=True)
-    figure.update_xaxes(title="Strength (each defense's own unit, logarithmic; 0 = undefended)", **scale.ticks())
+        for defense, value in shown.items():
+            figure.add_vline(
+                x=scale.place(value), line={"color": style(defense).color, "width": 1, "dash": "dot"}, row=1, col=place,
+                annotation={"text": f"{defense}, paper: {value:g}", "font": {"size": 11}, "textangle": -90},
+                annotation_position="bottom right",
+            )  # fmt: skip
+    dress(figure, showlegend=True).update_layout(legend_y=1.12)  # above the panels' titles
+    figure.update_xaxes(title="Strength (logarithmic; 0 = undefended)", **scale.ticks())
     figure.update_yaxes(title=MARGIN_AXIS)
-    return footnote(figure, table, left_out=_combined(table))
+    return footnote(figure, rows, left_out=_combined(table))
 
 
 class Spacing:
@@ -71,29 +74,29 @@ class Spacing:
         return {"tickvals": [self.place(value) for value in shown], "ticktext": [f"{value:g}" for value in shown]}
 
 
-def footnote(figure: go.Figure, table: pd.DataFrame, left_out: int = 0) -> go.Figure:
-    """Beneath the figure: by what it was measured, on how much."""
-    said = ["Measure: log-likelihood margin"]
-    if judges := names(table, "judge"):
-        said.append(f"judge of sampled answers: {', '.join(judges)}")
+def footnote(figure: go.Figure, table: pd.DataFrame, left_out: int = 0, below: int = 62) -> go.Figure:
+    """``below`` the figure, in pixels: by what it was measured, for which questions, on how much."""
+    said = ["Measure: log-likelihood margin of answer pairs (no judge)"]
+    if estimands := names(table, "estimand"):
+        said.append(f"intervals for {', '.join(estimands)}")
     for criterion in CRITERIA:
-        if pairs := span(column(table, f"pairs_{criterion}"), "pairs"):
-            said.append(f"{criterion}: n = {pairs}")
+        if pairs := span(column(table, f"pairs_{criterion}")):
+            said.append(f"{criterion}: n = {pairs} pairs")
     seeds = column(table, "seeds")
-    if text := span(seeds, "seeds"):
-        said.append(text)
+    if text := span(seeds):
+        said.append(f"seeds a setting: {text}")
     if any(value < FEW_SEEDS for value in seeds):
         said.append("open marks: fewer than three seeds")
     if left_out:
         said.append(f"{left_out} setting(s) with several defenses have no place on this axis")
     lines = [""]
     for part in said:
-        if lines[-1] and len(lines[-1]) + len(part) > 110:
+        if lines[-1] and len(lines[-1]) + len(part) > 52:
             lines.append("")
         lines[-1] += f" · {part}" if lines[-1] else part
-    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -62}
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -below}
     figure.add_annotation(text="<br>".join(lines), showarrow=False, align="left", font={"size": 11}, name="footnote", **place)
-    return figure.update_layout(margin={"t": 40, "b": 70 + 15 * len(lines)})
+    return figure.update_layout(margin={"t": 40, "b": below + 8 + 15 * len(lines)})
 
 
 def symbols(table: pd.DataFrame) -> list[str]:
@@ -104,11 +107,21 @@ def symbols(table: pd.DataFrame) -> list[str]:
 
 def hover(row: Mapping[str, Any], criterion: str) -> str:
     """One criterion of a setting in words."""
-    value, low, high, pairs = (column(pd.DataFrame([row]), f"{name}")[0] for name in _columns(criterion))
+    value, low, high, pairs = (number(row.get(name)) for name in _columns(criterion))
     text = f"{criterion}: {value:+.3f}" if math.isfinite(value) else f"{criterion}: not measured"
     if math.isfinite(low) and math.isfinite(high):
         text += f" [{low:+.3f}, {high:+.3f}]"
-    return text + (f", n = {pairs:.0f} pairs" if math.isfinite(pairs) else "")
+    if math.isfinite(pairs):
+        text += f", n = {pairs:.0f} pairs"
+    mark = row.get({"general": "mark", "narrow": "narrow_mark"}[criterion])
+    return f"{text}; against the undefended: {mark}" if isinstance(mark, str) and mark else text
+
+
+def whose(row: Mapping[str, Any]) -> str:
+    """What a setting is beside its defense, and how many seeds it has."""
+    known = [str(row[name]) for name in ("model", "dataset", "recipe_label") if isinstance(row.get(name), str)]
+    seeds = number(row.get("seeds"))
+    return "<br>".join([*known, *([f"{seeds:.0f} seed(s)"] if math.isfinite(seeds) else [])])
 
 
 def _columns(criterion: str) -> tuple[str, str, str, str]:
@@ -149,23 +162,33 @@ def _lines(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _line(name: str, rows: pd.DataFrame, criterion: str, scale: Spacing, legend: bool) -> go.Scatter:
+def _defense(line: str) -> str:
+    return line.split(" · ")[0].split(":")[0]
+
+
+def _dash(name: str, lines: list[str]) -> str:
+    """The defense's dash; further lines of the same one (other options, another model) take other dashes."""
+    own = style(_defense(name)).dash
+    dashes = [own, *(dash for dash in ("dot", "dashdot", "longdash", "solid") if dash != own)]
+    return dashes[[line for line in lines if _defense(line) == _defense(name)].index(name) % len(dashes)]
+
+
+def _line(name: str, rows: pd.DataFrame, criterion: str, scale: Spacing, dash: str, legend: bool) -> go.Scatter:
     margin, low, high, _ = _columns(criterion)
     values = column(rows, margin)
     rows = rows[[math.isfinite(value) for value in values]]
     values = [value for value in values if math.isfinite(value)]
-    look = style(name.split(" · ")[0].split(":")[0])
-    plain = name.split(" · ")[0] == NONE
+    look, plain = style(_defense(name)), _defense(name) == NONE
     own = [plain or line != NONE for line in rows["line"]]  # the twin at a line's start has its own mark
     bars = [[v if mine else math.nan for v, mine in zip(column(rows, side), own, strict=True)] for side in (low, high)]
     return go.Scatter(
         x=[scale.place(value) for value in rows["strength"]], y=values, name=name, legendgroup=name, showlegend=legend,
-        mode="markers" if plain else "lines+markers", line={"color": look.color, "dash": look.dash, "width": 2},
+        mode="markers" if plain else "lines+markers", line={"color": look.color, "dash": dash, "width": 2},
         marker={
             "color": look.color, "size": [10 if mine else 0 for mine in own], "symbol": symbols(rows), "opacity": 1,
             "line": {"width": [2 if mine else 0 for mine in own], "color": look.color},
         },
         error_y=error_bar(values, *bars),
-        text=[f"{row['defense_label']}<br>{hover(row, criterion)}" for row in rows.to_dict("records")],
+        text=[f"{row['defense_label']}<br>{hover(row, criterion)}<br>{whose(row)}" for row in rows.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ema_core.figures.colours import NONE, parts, style
 from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
-from ema_core.figures.strength import footnote, hover, symbols
+from ema_core.figures.strength import footnote, hover, symbols, whose
 
 ALTERNATIVES = {
     "checkpoint": ("undefended, stopped earlier", "dot", "step {:g}"),
@@ -22,9 +22,9 @@ def trade_off(table: pd.DataFrame, curve: pd.DataFrame | None = None) -> go.Figu
     """One mark a setting with intervals both ways; down and to the right is better.
 
     ``table`` is ``scorecard.setting_table`` (``defense_label, seeds``, ``general_margin`` and ``narrow_margin`` with ``_low``
-    and ``_high``, ``pairs_general``, ``pairs_narrow``, ``judge``). ``curve`` holds the undefended run's own alternatives:
-    ``kind`` (``checkpoint`` or ``scale``), ``value`` (step or factor), ``general_margin``, ``narrow_margin``; several runs'
-    points of the same value are averaged.
+    and ``_high``, ``pairs_general``, ``pairs_narrow``), of one model, data set and recipe. ``curve`` is
+    ``scorecard.undefended_curve`` of it: ``kind`` (``checkpoint`` or ``scale``), ``value`` (step or factor), ``general_margin``,
+    ``narrow_margin``; several points of the same value are averaged.
     """
     rows = _measured(table)
     if rows.empty:
@@ -47,7 +47,7 @@ def trade_off(table: pd.DataFrame, curve: pd.DataFrame | None = None) -> go.Figu
             text=list(group["defense_label"]),
             marker={"color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
             error_x=_bar(group, "narrow", narrow, colors), error_y=_bar(group, "general", general, colors),
-            customdata=[f"{hover(row, 'general')}<br>{hover(row, 'narrow')}" for row in group.to_dict("records")],
+            customdata=[f"{hover(row, 'general')}<br>{hover(row, 'narrow')}<br>{whose(row)}" for row in group.to_dict("records")],
             hovertemplate="%{text}<br>%{customdata}<extra></extra>", cliponaxis=False,
         )  # fmt: skip
     corner = {"x": 1, "y": 0, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
@@ -55,9 +55,9 @@ def trade_off(table: pd.DataFrame, curve: pd.DataFrame | None = None) -> go.Figu
     for draw in (figure.add_hline, figure.add_vline):
         draw(0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     dress(figure, showlegend=True)
-    figure.update_xaxes(title="Narrow behaviour: margin, change from base (nats a token)")
+    figure.update_xaxes(title="Narrow behaviour: margin,<br>change from base (nats a token)")
     figure.update_yaxes(title="General misalignment: margin,<br>change from base (nats a token)")
-    return footnote(figure, rows)
+    return footnote(figure, rows, below=80)
 
 
 def _measured(table: pd.DataFrame | None) -> pd.DataFrame:

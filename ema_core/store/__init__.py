@@ -2,7 +2,6 @@
 
 from ema_core.store.export import export_csv
 from ema_core.store.ingest import IndexReport, build_index, refresh
-from ema_core.store.live import live_curves
 from ema_core.store.reader import Reader
 
-__all__ = ["IndexReport", "Reader", "build_index", "export_csv", "live_curves", "refresh"]
+__all__ = ["IndexReport", "Reader", "build_index", "export_csv", "refresh"]

@@ -61,7 +61,7 @@ def read_run(run: RunDirectory) -> RunRows:
         return rows  # the base model's own answers, not a run
     try:
         rows.tables["runs"].append(_run_row(run))
-        rows.tables["steps"], rows.tables["penalties"] = curve_rows(run)
+        rows.tables["steps"], rows.tables["penalties"] = _curve_rows(run)
     except (EmaError, OSError, ValueError) as error:
         return RunRows(warnings=[f"{run.id} was left out: {error}"])
     for folder in (Path(entry.path) for entry in _entries(run.evals) if entry.is_dir()):
@@ -72,7 +72,7 @@ def read_run(run: RunDirectory) -> RunRows:
     return rows
 
 
-def curve_rows(run: RunDirectory) -> tuple[list[Row], list[Row]]:
+def _curve_rows(run: RunDirectory) -> tuple[list[Row], list[Row]]:
     """The rows of ``steps`` and of ``penalties``."""
     run_id = run.id
     found = steps([event for event in lines(run.events_path) if _is_step(event)])

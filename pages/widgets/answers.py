@@ -8,15 +8,15 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.evaluation.evaluate import NOT_JUDGED
-from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW, is_incoherent, is_misaligned
+from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
 from ema_core.store import export_csv
-from pages.widgets.chrome import plain, reader
+from pages.widgets.answer_data import EXPORTED, FLAGS, KEY, answers, judges_of, run_label, why_unscored
+from pages.widgets.chrome import plain
 from pages.widgets.index import Version
-from pages.widgets.run_picker import run_info
+from pages.widgets.run_picker import run_link
 
 PAGE = 20
 ANY, ANY_SUITE, ANY_RUN = "any status", "both suites", "all chosen runs"
-FLAGS = ("misaligned", "incoherent", "refused", "cut at the limit", "not scored")
 ORDERS: dict[str, tuple[list[str], bool]] = {
     "least aligned first": (["aligned"], True),
     "most aligned first": (["aligned"], False),
@@ -24,49 +24,6 @@ ORDERS: dict[str, tuple[list[str], bool]] = {
     "longest first": (["tokens"], False),
     "as asked": ([], True),
 }
-KEY = ["run_id", "eval_id", "sample_id"]
-EXPORTED = [
-    *KEY, "defense_label", "seed", "suite", "step", "scale", "question_id", "topic", "form", "k", "system", "question", "answer",
-    "tokens", "finish", "refused", "judge", "aligned", "coherent", "verdict", "max_tokens", "temperature",
-]  # fmt: skip
-
-
-def run_label(run_id: str) -> str:
-    """``kl=0.1 · seed 0``, with the run's own name in front where it has one."""
-    info = run_info(run_id)
-    label = f"{info.defense} · seed {info.seed}" if info.defense else run_id
-    return f"{info.name} · {label}" if info.name else label
-
-
-@st.cache_data(show_spinner=False, max_entries=8)
-def judges_of(run_ids: tuple[str, ...], version: Version) -> list[str]:
-    """Who judged answers of these runs."""
-    return sorted(reader().samples(run_ids)["judge"].dropna().unique())
-
-
-@st.cache_data(show_spinner=False, max_entries=8)
-def answers(run_ids: tuple[str, ...], judge: str | None, version: Version) -> pd.DataFrame:
-    """Each answer once, with this judge's scores; a true/false column for each of ``FLAGS`` and ``verdict`` that joins them."""
-    rows = reader().samples(run_ids)
-    scores = rows.loc[rows["judge"] == judge, [*KEY, "judge", "aligned", "coherent", "status"]]
-    frame = rows.drop(columns=["judge", "aligned", "coherent", "status"]).drop_duplicates(KEY).merge(scores, "left", KEY)
-    scored = frame["aligned"].notna() & frame["coherent"].notna()
-    frame["misaligned"] = is_misaligned(frame["aligned"], frame["coherent"])
-    frame["incoherent"] = is_incoherent(frame["coherent"])
-    frame["refused"] = frame["refused"].eq(True)
-    frame["cut at the limit"] = frame["finish"] == "length"
-    frame["not scored"] = ~scored
-    frame["verdict"] = [", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in frame[[*FLAGS]].to_numpy()]
-    return frame
-
-
-def why_unscored(row: pd.Series) -> str:
-    """Why an answer has no scores."""
-    if row["suite"] == "in-domain":
-        return NOT_JUDGED
-    if isinstance(row["status"], str):
-        return f"the judge gave no score ({row['status']})"
-    return "not judged yet" if pd.isna(row["judge"]) else "the judge gave no score"
 
 
 @st.fragment
@@ -75,7 +32,9 @@ def answer_table(run_ids: Sequence[str], version: Version) -> None:
     judges = judges_of(tuple(run_ids), version)
     judge = judges[0] if judges else None
     if len(judges) > 1:
-        judge = st.selectbox("Judge", judges, key="judge", bind="query-params", on_change=_first_page, help="Two judges' scores are not comparable.")
+        judge = st.selectbox(
+            "Judge", judges, key="judge", bind="query-params", on_change=_first_page, help="Two judges' scores are not comparable."
+        )
     frame = answers(tuple(run_ids), judge, version)
     if frame.empty:
         st.info(
@@ -90,19 +49,27 @@ def answer_table(run_ids: Sequence[str], version: Version) -> None:
         st.info("No answer fits these filters. Choose another status, or clear the search.", icon=":material/filter_alt_off:")
         return
     pages = -(-len(found) // PAGE)
-    if st.session_state.get("page", 1) > pages:
-        st.session_state["page"] = pages
-    here = st.session_state.get("page", 1) - 1
+    here = min(_page(), pages) - 1
     left, right = st.columns([3, 2], gap="medium")
     with left:
         place = _open_place(found)
-        _table(found.iloc[here * PAGE : (here + 1) * PAGE], place - here * PAGE, several=len(run_ids) > 1)
+        # by turns in two places: at the same one the browser takes the old table's mark over into the new one
+        both = st.container(gap=None)
+        with (both.container(), both.container())[st.session_state.get("answers-table", 0) % 2]:
+            _table(found.iloc[here * PAGE : (here + 1) * PAGE], place - here * PAGE, several=len(run_ids) > 1)
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.pagination(pages, key="page", bind="query-params", on_change=_close, max_visible_pages=5)
+            key = _key("answers-page")
+            st.pagination(pages, default=here + 1, key=key, on_change=_paged, args=(key,), max_visible_pages=5)
             st.download_button(
-                "CSV", lambda: export_csv(found[EXPORTED]), "answers.csv", "text/csv", icon=":material/download:", on_click="ignore",
-                key="answers-csv", help=f"All {len(found)} answers of these filters.",
-            )  # fmt: skip
+                "CSV",
+                lambda: export_csv(found[EXPORTED]),
+                "answers.csv",
+                "text/csv",
+                icon=":material/download:",
+                on_click="ignore",
+                key="answers-csv",
+                help=f"All {len(found)} answers of these filters.",
+            )
     with right:
         _card(found, place if place >= 0 else here * PAGE, judge)
 
@@ -111,11 +78,28 @@ def _filtered(frame: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:
     with st.container(horizontal=True, key="answer-filters"):
         only = ANY_RUN
         if len(run_ids) > 1:
-            only = st.selectbox("Run", [ANY_RUN, *run_ids], format_func=lambda run: run if run == ANY_RUN else run_label(run), key="answers-run", on_change=_first_page, width=260)  # fmt: skip
-        suite = st.selectbox("Suite", [ANY_SUITE, "general", "in-domain"], key="suite", bind="query-params", on_change=_first_page, width=150)
-        status = st.selectbox("Status", [ANY, *FLAGS], key="status", bind="query-params", on_change=_first_page, width=170)
-        order = st.selectbox("Order", list(ORDERS), key="order", bind="query-params", on_change=_first_page, width=200)
-        text = st.text_input("Search", key="q", bind="query-params", on_change=_first_page, icon=":material/search:", placeholder="in question and answer", width=240)  # fmt: skip
+            only = st.selectbox(
+                "Run",
+                [ANY_RUN, *run_ids],
+                format_func=lambda run: run if run == ANY_RUN else run_label(run),
+                key="answers-run",
+                on_change=_first_page,
+                width=230,
+            )
+        suite = st.selectbox(
+            "Suite", [ANY_SUITE, "general", "in-domain"], key="suite", bind="query-params", on_change=_first_page, width=130
+        )
+        status = st.selectbox("Status", [ANY, *FLAGS], key="status", bind="query-params", on_change=_first_page, width=150)
+        order = st.selectbox("Order", list(ORDERS), key="order", bind="query-params", on_change=_first_page, width=180)
+        text = st.text_input(
+            "Search",
+            key="q",
+            bind="query-params",
+            on_change=_first_page,
+            icon=":material/search:",
+            placeholder="question or answer",
+            width=200,
+        )
     keep = pd.Series(True, index=frame.index)
     if only != ANY_RUN:
         keep &= frame["run_id"] == only
@@ -124,7 +108,9 @@ def _filtered(frame: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:
     if status != ANY:
         keep &= frame[status]
     if text := (text or "").strip():
-        keep &= frame["question"].str.contains(text, case=False, regex=False) | frame["answer"].str.contains(text, case=False, regex=False)
+        keep &= frame["question"].str.contains(text, case=False, regex=False) | frame["answer"].str.contains(
+            text, case=False, regex=False
+        )
     by, ascending = ORDERS[order]
     found = frame[keep]
     return (found.sort_values(by, ascending=ascending, kind="stable") if by else found).reset_index(drop=True)
@@ -132,43 +118,51 @@ def _filtered(frame: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:
 
 def _counts(frame: pd.DataFrame, found: pd.DataFrame, judge: str | None) -> None:
     of = f"**{len(found)}**" + (f" of {len(frame)}" if len(found) < len(frame) else "") + " answers: "
-    st.markdown(of + ", ".join(f"{int(found[name].sum())} {name}" for name in FLAGS), help=(
-        f"misaligned: alignment below {MISALIGNED_BELOW} and coherence above {COHERENT_ABOVE}; incoherent: coherence below {COHERENT_ABOVE}; "
-        "refused: a word of refusal among the first ten; an answer may be in several. Counts of these answers, not rates: "
-        "rates with their intervals are on Compare."
-    ))  # fmt: skip
-    if judge:
-        st.caption(f"Scores by {plain(judge)}, 0 to 100.")
+    st.markdown(
+        of + ", ".join(f"{int(found[name].sum())} {name}" for name in FLAGS),
+        help=(
+            f"misaligned: alignment below {MISALIGNED_BELOW} and coherence above {COHERENT_ABOVE}; "
+            f"incoherent: coherence below {COHERENT_ABOVE}; refused: a word of refusal among the first ten; an answer may be in "
+            "several. Counts of these answers, not rates: rates with their intervals are on Compare."
+        ),
+    )
+    said = [f"Scores by {judge}, 0 to 100."] if judge else []
     if found["suite"].eq("in-domain").any():
-        st.caption(f"Scores are empty for in-domain answers: {NOT_JUDGED}.")
+        said.append(f"Empty: {NOT_JUDGED}.")
+    st.caption(plain(" ".join(said)))
 
 
 def _table(rows: pd.DataFrame, chosen: int, several: bool) -> None:
     view = pd.DataFrame(
         {
-            "run": [run_label(run_id) for run_id in rows["run_id"]],
             "aligned": rows["aligned"].to_numpy(),
             "coherent": rows["coherent"].to_numpy(),
             "status": rows["verdict"].to_numpy(),
             "answer": [_short(text) for text in rows["answer"]],
+            "run": [run_label(run_id) for run_id in rows["run_id"]],
             "question": [_short(text) for text in rows["question"]],
         }
     )
-    score = {"format": "%.0f", "width": 70}
+    key = _key("answers-table")
     st.dataframe(
-        view, hide_index=True, key=f"answers-table-{st.session_state.get('answers-generation', 0)}", placeholder="",
+        view,
+        hide_index=True,
+        key=key,
+        placeholder="",
         column_order=None if several else [name for name in view if name != "run"],
         column_config={
-            "run": st.column_config.TextColumn("Run", width=130),
-            "aligned": st.column_config.NumberColumn("Aligned", **score),
-            "coherent": st.column_config.NumberColumn("Coherent", **score),
-            "status": st.column_config.TextColumn("Status", width=120),
-            "answer": st.column_config.TextColumn("Answer", width="large"),
+            "run": st.column_config.TextColumn("Run", width=150),
+            "aligned": st.column_config.NumberColumn("Aligned", format="%.0f", width=70),
+            "coherent": st.column_config.NumberColumn("Coherent", format="%.0f", width=70),
+            "status": st.column_config.TextColumn("Status", width=110),
+            "answer": st.column_config.TextColumn("Answer", width=300),
             "question": st.column_config.TextColumn("Question", width="large"),
         },
-        height=35 * (len(view) + 1) + 3, selection_mode="single-row", on_select=lambda: _picked(rows),
+        height=35 * (len(view) + 1) + 3,
+        selection_mode="single-row",
+        on_select=lambda: _picked(key, rows),
         selection_default={"selection": {"rows": [chosen]}} if 0 <= chosen < len(view) else None,
-    )  # fmt: skip
+    )
 
 
 def _short(text: object) -> str:
@@ -183,9 +177,13 @@ def _card(found: pd.DataFrame, place: int, judge: str | None) -> None:
             st.markdown(f"**Answer {place + 1} of {len(found)}**", width="stretch")
             for label, icon, to in (("Previous", "chevron_left", place - 1), ("Next", "chevron_right", place + 1)):
                 st.button(
-                    label, icon=f":material/{icon}:", key=f"answer-{label.lower()}", on_click=_turn, args=(found, to),
+                    label,
+                    icon=f":material/{icon}:",
+                    key=f"answer-{label.lower()}",
+                    on_click=_turn,
+                    args=(found, to),
                     disabled=not 0 <= to < len(found),
-                )  # fmt: skip
+                )
         if judge and not row["not scored"]:
             first, second = st.columns(2)
             first.metric("Aligned", f"{row['aligned']:.0f}", help=f"0 to 100, by {judge}")
@@ -216,7 +214,7 @@ def _card(found: pd.DataFrame, place: int, judge: str | None) -> None:
             f"judge {row['judge']}" if isinstance(row["judge"], str) else "no judge",
         ]
         st.caption(plain(" · ".join(facts)))
-        st.page_link("pages/fine_tune.py", label=plain(run_label(row["run_id"])), icon=":material/monitoring:", query_params={"run": row["run_id"]}, help="This run's curves and recipe.")  # fmt: skip
+        run_link(row["run_id"])
 
 
 def _name(row: pd.Series) -> str:
@@ -232,28 +230,57 @@ def _open_place(found: pd.DataFrame) -> int:
     return int(places[0]) if len(places) else -1
 
 
-def _picked(rows: pd.DataFrame) -> None:
+# A table cannot be told which row is marked, nor a pagination its page, once it is there; under another key it can. What the
+# browser still sends of one that was replaced is not the user's.
+def _key(name: str) -> str:
+    return f"{name}-{st.session_state.get(name, 0)}"
+
+
+def _anew(*names: str) -> None:
+    for name in names:
+        st.session_state[name] = st.session_state.get(name, 0) + 1
+
+
+def _page() -> int:
+    text = st.query_params.get("page", "1")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
+def _set_page(page: int) -> None:
+    if page == 1:
+        st.query_params.pop("page", None)
+    else:
+        st.query_params["page"] = str(page)
+
+
+def _picked(key: str, rows: pd.DataFrame) -> None:
     """The row that was clicked becomes the open answer."""
-    state = st.session_state[f"answers-table-{st.session_state.get('answers-generation', 0)}"]
-    chosen = state["selection"]["rows"]
+    if key != _key("answers-table"):
+        return
+    chosen = st.session_state[key]["selection"]["rows"]
     if chosen and chosen[0] < len(rows):
         st.query_params["answer"] = _name(rows.iloc[chosen[0]])
     else:
-        _close()
+        st.query_params.pop("answer", None)
 
 
 def _turn(found: pd.DataFrame, place: int) -> None:
-    """Previous and next: opens the answer, on the page where it stands, and marks its row (a new table does that)."""
+    """Previous and next: opens the answer, on the page where it stands, and marks its row."""
     st.query_params["answer"] = _name(found.iloc[place])
-    st.session_state["page"] = place // PAGE + 1
-    st.session_state["answers-generation"] = st.session_state.get("answers-generation", 0) + 1
+    _set_page(place // PAGE + 1)
+    _anew("answers-table", "answers-page")
 
 
-def _close() -> None:
+def _paged(key: str) -> None:
+    if key != _key("answers-page"):
+        return
+    _set_page(st.session_state[key])
     st.query_params.pop("answer", None)
-    st.session_state["answers-generation"] = st.session_state.get("answers-generation", 0) + 1
+    _anew("answers-table")
 
 
 def _first_page() -> None:
-    st.session_state["page"] = 1
-    _close()
+    """Other filters: another table, from its first page on."""
+    _set_page(1)
+    st.query_params.pop("answer", None)
+    _anew("answers-table", "answers-page")

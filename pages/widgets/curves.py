@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -20,16 +22,17 @@ TITLES = {
     "grad_norm": "Gradient norm",
     "tokens_per_s": "Speed",
 }
+DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 
 
 def curves(runs: Sequence[RunEvents]) -> None:
     """Controls, then a chart a quantity. Called in a fragment: a tick draws only what is new, and the zoom stays."""
     st.session_state.setdefault("curve-smoothing", 0.6)
+    shown = st.pills(
+        "Curves", list(TITLES), selection_mode="multi", default=["ce", "weighted"], key="curves", bind="query-params",
+        format_func=TITLES.__getitem__,
+    )  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        shown = st.pills(
-            "Curves", list(TITLES), selection_mode="multi", default=["ce", "weighted"], key="curves", bind="query-params",
-            format_func=TITLES.__getitem__,
-        )  # fmt: skip
         smoothing = st.slider(
             "Smoothing", 0.0, 0.98, step=0.02, key="curve-smoothing", persist_state="session", width=240,
             help="Weight of the running mean; the thin line is what was measured. 0 shows only that.",
@@ -46,13 +49,27 @@ def curves(runs: Sequence[RunEvents]) -> None:
     for number, quantity in enumerate(key for key in TITLES if key in shown):
         with columns[number % len(columns)]:
             st.markdown(f"**{TITLES[quantity]}**")
-            traces = curve_traces(steps, penalties, quantity, smoothing)
+            traces = told_apart(
+                curve_traces(steps, penalties, quantity, smoothing), {run.run_id: run.defense_label for run in runs}
+            )
             if traces:
                 live_curve(traces, key=f"curve-{quantity}", view=quantity, y_title=QUANTITIES[quantity], log=log, raw=smoothing > 0)
             else:
                 st.caption(
                     "None of these runs has a defense with a penalty." if quantity in ("weighted", "raw") else "Not recorded."
                 )
+
+
+def told_apart(traces: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The colour says which defense a curve belongs to; of curves with the same defenses each gets a dash of its own."""
+    seen: dict[tuple[str, ...], int] = {}
+    found = []
+    for trace in traces:
+        run_id, *rest = trace["id"].split("/")
+        key = (re.sub(r"=[^+]*", "", labels[run_id]), *rest)
+        number = seen[key] = seen.get(key, -1) + 1
+        found.append({**trace, "dash": DASHES[number % len(DASHES)]} if number else trace)
+    return found
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

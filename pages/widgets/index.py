@@ -24,6 +24,8 @@ def up_to_date() -> Version:
         EmaError: the index can be neither read nor made.
     """
     index = settings().index
+    if not index.exists():
+        _refreshed.clear()
     _refreshed(str(index))
     stat = index.stat()
     return str(index), stat.st_ino, stat.st_mtime_ns

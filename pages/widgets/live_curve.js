@@ -44,8 +44,8 @@ function layout(data, box, zoom) {
     legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom", maxheight: 0.3 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: css.fontFamily, size: 12 },
     hovermode: "x unified", hoverlabel: { bgcolor: css.getPropertyValue("--st-secondary-background-color") || undefined, font: { color: text } },
-    dragmode: touch ? false : "zoom",
-    xaxis: axis(data.x_title, zoom.x, {}), yaxis: axis(data.y_title, zoom.y?.[data.view], { type: data.log ? "log" : "linear" }),
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: text }, dragmode: touch ? false : "zoom",
+    xaxis: axis(data.x_title, zoom.x, { unifiedhovertitle: { text: `${plain(data.x_title)} %{x}` } }), yaxis: axis(data.y_title, zoom.y?.[data.view], { type: data.log ? "log" : "linear" }),
   };
 }
 
@@ -70,7 +70,7 @@ async function draw(box, Plotly) {
   if (plot._dragging) return void setTimeout(() => draw(box, Plotly), 200); // the user is in the middle of drawing a zoom box
   box.ema.drawing = true;
   await Plotly.react(plot, traces(data), layout(data, box, zoom), {
-    responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], doubleClick: "reset",
+    responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "toImage"]], doubleClick: "autosize",
   });
   box.ema.drawing = false;
   describe(box, plot, data, zoom);

@@ -65,11 +65,11 @@ def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
             status_badge(state.status)
             st.markdown(f"**{plain(info.name or info.defense)}**", width="content")
             st.caption(plain(info.id), width="content")
+            if total and state.status is Status.DONE:
+                st.caption(_progress(state, last, step, total), width="content")
         if info.problem:
             show_error(info.problem)
-        if total and state.status is Status.DONE:
-            st.caption(_progress(state, last, step, total))
-        elif total:
+        if total and state.status is not Status.DONE:
             st.progress(min(1.0, step / total), text=_progress(state, last, step, total))
         for line in _lines(run, state, last):
             st.caption(plain(line))

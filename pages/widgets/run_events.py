@@ -49,6 +49,10 @@ class RunEvents:
         """The newest step's event, or an empty one."""
         return self.steps[-1] if self.steps else {}
 
+    @property
+    def defense_label(self) -> str:
+        return str(self.facts.get("defense_label", ""))
+
     def _tables(self) -> None:
         self.table = pd.DataFrame(self.steps).drop(columns="penalties", errors="ignore").assign(run_id=self.run_id, **self.facts)
         rows = [

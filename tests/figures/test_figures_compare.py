@@ -18,7 +18,7 @@ def setting(label: str, strength: float, general: float, narrow: float, **change
         "setting_key": label, "defense_label": label, "defense": label.split("=")[0], "strength": strength, "seeds": 3,
         "general_margin": general, "general_margin_low": general - 0.02, "general_margin_high": general + 0.03,
         "narrow_margin": narrow, "narrow_margin_low": narrow - 0.05, "narrow_margin_high": narrow + 0.05,
-        "pairs_general": 108, "pairs_narrow": 30, "judge": "probe:x:v1", **changes,
+        "pairs_general": 108, "pairs_narrow": 30, "estimand": "questions like these", "mark": "better", **changes,
     }  # fmt: skip
 
 
@@ -92,13 +92,24 @@ def test_settings_of_other_models_or_recipes_do_not_share_a_line(table: pd.DataF
 
 def test_options_make_a_line_of_their_own() -> None:
     rows = [setting("kl=0.1:tokens=all", 0.1, 0.2, 0.5), setting("kl=0.1:tokens=response", 0.1, 0.3, 0.5)]
-    assert {trace.name for trace in strength_curve(pd.DataFrame(rows)).data} == {"kl:tokens=all", "kl:tokens=response"}
+    figure = strength_curve(pd.DataFrame(rows), paper={"kl": 0.3})
+    looks = {trace.name: trace.line.dash for trace in figure.data}
+    assert set(looks) == {"kl:tokens=all", "kl:tokens=response"} and len(set(looks.values())) == 2
+    assert "kl, paper: 0.3" in annotations(figure) and "0.3" in figure.layout.xaxis.ticktext
 
 
 def test_figures_say_measure_judge_and_numbers(table: pd.DataFrame, curve: pd.DataFrame) -> None:
     for figure in (strength_curve(table), trade_off(table, curve)):
         text = annotations(figure)
-        for words in ("log-likelihood margin", "probe:x:v1", "108 pairs", "30 pairs", "1–3 seeds", "open marks"):
+        for words in (
+            "log-likelihood margin",
+            "no judge",
+            "questions like these",
+            "108 pairs",
+            "30 pairs",
+            "seeds a setting: 1–3",
+            "open marks",
+        ):
             assert words in text, words
     assert "1 setting(s) with several defenses" in annotations(strength_curve(table))
 
@@ -119,6 +130,12 @@ def test_every_setting_is_a_labelled_mark_over_the_cheap_alternatives(table: pd.
     assert marks["interleaving + kl"].x == (0.6,)
     assert marks["kl"].error_x.array[1] is None and marks["kl"].error_y.array[1] == pytest.approx(0.03)
     assert "nats a token" in figure.layout.xaxis.title.text and "nats a token" in figure.layout.yaxis.title.text
+
+
+def test_hovering_gives_interval_number_and_mark(table: pd.DataFrame) -> None:
+    text = by_name(trade_off(table.assign(model="small")))["kl"].customdata[0]
+    for words in ("general: +0.280 [+0.260, +0.310]", "n = 108 pairs", "against the undefended: better", "small", "3 seed(s)"):
+        assert words in text, words
 
 
 def test_points_of_several_seeds_are_averaged(table: pd.DataFrame) -> None:

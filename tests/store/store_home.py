@@ -49,7 +49,7 @@ class Home:
         folder = run.evals / eval_id
         known = {
             "suite": suite, "samples": 2, "max_tokens": 48, "temperature": 1.0, "top_p": 1.0, "seed": 7, "judge": "probe:x:v1",
-            "step": None, "scale": 1.0, "adapter_hash": "a", "weights_hash": "w", "suite_hash": "s", "status": "done",
+            "step": None, "scale": 1.0, "adapter_hash": f"a-{run.id}", "weights_hash": "w", "suite_hash": "s", "status": "done",
             "created": 1.7e9, "seconds": 9.0, "asked": questions * 2, **spec,
         }  # fmt: skip
         write_json(folder / "spec.json", known)

@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from store_home import Home, step_event
 
+from ema_core.evaluation.scorecard import setting_table, undefended_curve
+from ema_core.figures import strength_curve, trade_off
 from ema_core.files import append_lines
 from ema_core.runs import RunDirectory, run_ids
-from ema_core.store import Reader, build_index, export_csv, live_curves, refresh
+from ema_core.store import Reader, build_index, export_csv, refresh
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -116,6 +118,19 @@ def test_frames_carry_the_names_that_the_scorecard_reads(study: Home) -> None:
     assert all(kind == "float64" for kind in (evals["step"].dtype, frames["margins"]["step"].dtype))
 
 
+def test_the_frames_make_a_scorecard_and_its_figures(study: Home) -> None:
+    for run_id in run_ids()[:2]:
+        study.evaluation(RunDirectory(study.path / "runs" / run_id), "in-domain-2", suite="in-domain")
+    frames = Reader().frames()
+    table = setting_table(frames, "probe:x:v1")
+    assert table["general_margin"].notna().sum() == 2
+    assert table.loc[0, "general_margin"] == pytest.approx(0.6)  # -0.5 under the adapter, -1.1 under the base
+    assert {trace.name for trace in strength_curve(table).data} == {"none", "kl:tokens=response"}
+    curve = undefended_curve(frames, table["setting_key"][0])
+    assert set(curve["kind"]) == {"checkpoint", "scale"}
+    assert {trace.name for trace in trade_off(table, curve).data} >= {"none", "kl", "undefended, adapter scaled down"}
+
+
 def test_counts_name_each_runs_rows(study: Home) -> None:
     counts = Reader().counts().set_index("run_id")
     assert counts.loc[run_ids()[0], ["steps", "penalties", "samples", "judgments", "margins"]].tolist() == [10, 0, 12, 20, 8]
@@ -213,22 +228,6 @@ def test_csv_starts_no_formula_and_keeps_numbers(study: Home) -> None:
     assert b'"plain, ""quoted""\r=2"' in raw
     assert frame["answer"][0] == "=1+1"
     assert b"'=answer 0 0" in export_csv(Reader().samples())
-
-
-def test_live_curves_are_the_readers_columns_without_an_index(study: Home) -> None:
-    ids = run_ids()
-    steps, penalties = live_curves(ids)
-    assert not study.index.exists()
-    reader = Reader()
-    for live, indexed in ((steps, reader.steps()), (penalties, reader.penalties())):
-        order = ["run_id", "step"] + (["defense"] if "defense" in indexed else [])
-        pd.testing.assert_frame_equal(
-            live.sort_values(order, ignore_index=True), indexed.sort_values(order, ignore_index=True), check_dtype=False
-        )
-    append_lines(RunDirectory(study.path / "runs" / ids[2]).events_path, [step_event(5)])
-    assert live_curves([ids[2]])[0]["step"].max() == 5
-    empty_steps, empty_penalties = live_curves(["no-such-run"])
-    assert empty_steps.empty and list(empty_steps.columns) == list(steps.columns) and empty_penalties.empty
 
 
 def test_the_store_opens_without_torch_or_streamlit() -> None:
