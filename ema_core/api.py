@@ -18,7 +18,9 @@ from ema_core.training import check
 from ema_core.training import train as train_run
 
 
-def train(spec: RunSpec, *, name: str = "", on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet) -> dict[str, Any]:
+def train(
+    spec: RunSpec, *, name: str = "", on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet
+) -> dict[str, Any]:
     """Train a run here and now, without app or worker.
 
     Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the last step's, in
@@ -31,7 +33,9 @@ def train(spec: RunSpec, *, name: str = "", on_event: Callable[[dict[str, Any]],
     return resume(run, on_event=on_event, progress=progress)
 
 
-def resume(run: RunDirectory, *, on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet) -> dict[str, Any]:
+def resume(
+    run: RunDirectory, *, on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet
+) -> dict[str, Any]:
     """Train a run that exists on from its last checkpoint; returns what ``train`` does."""
     state = train_run(run, on_event=on_event, progress=progress)
     done = steps(run.events()[0])

@@ -22,7 +22,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EmaError(f"The disk is full (writing {path}).", "Free some space, then resume; what was written is kept.") from error
+            raise EmaError(
+                f"The disk is full (writing {path}).", "Free some space, then resume; what was written is kept."
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise EmaError(f"{path} cannot be written.", "Make the folder writable, or set EMA_HOME to one that is.") from error
         raise

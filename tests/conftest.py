@@ -40,7 +40,11 @@ def ema(home: Path):
 
     def call(*words: str, timeout: float = 300, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "ema_core.cli.main", *words], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment}
+            [sys.executable, "-m", "ema_core.cli.main", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **environment},
         )
         assert not check or done.returncode == 0, done.stderr
         return done

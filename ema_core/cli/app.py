@@ -97,8 +97,20 @@ def taken(port: int) -> bool:
 def start_page(port: int) -> subprocess.Popen[bytes]:
     """Streamlit as a child that does not outlive us (its port must be free for the next start)."""
     log = open(writable(settings().logs) / "app.log", "ab")  # noqa: SIM115 - the child's, for its life
-    words = [sys.executable, "-m", "streamlit", "run", str(PROJECT / "app.py"), "--server.port", str(port), "--server.headless", "true"]
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=_die_with_parent, start_new_session=True)
+    words = [
+        sys.executable,
+        "-m",
+        "pages.widgets.serve",
+        "run",
+        str(PROJECT / "app.py"),
+        "--server.port",
+        str(port),
+        "--server.headless",
+        "true",
+    ]
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=_die_with_parent, start_new_session=True
+    )
     log.close()
     return process
 
@@ -119,12 +131,16 @@ def announce(port: int, page: subprocess.Popen[bytes], ending: threading.Event, 
                 break
         except OSError:
             if page.poll() is not None or time.monotonic() > until:
-                raise EmaError("The page did not start.", f"Its log is {settings().logs / 'app.log'}; `ema doctor` says what is missing.") from None
+                raise EmaError(
+                    "The page did not start.", f"Its log is {settings().logs / 'app.log'}; `ema doctor` says what is missing."
+                ) from None
             ending.wait(0.2)
     if ending.is_set():
         return
     typer.echo(f"EMA Lab is open at {address}")
-    typer.echo(f"  {'a worker was at work already and goes on' if adopted else 'a worker was started'}; your data: {settings().home}; Ctrl-C ends")
+    typer.echo(
+        f"  {'a worker was at work already and goes on' if adopted else 'a worker was started'}; your data: {settings().home}; Ctrl-C ends"
+    )
     sys.stdout.flush()
     if browser and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
         webbrowser.open(address)

@@ -24,7 +24,13 @@ def list_datasets(as_json: Json = False) -> None:
     """Every data set by name."""
     rows: list[dict[str, Any]] = []
     for entry in datasets.catalog().values():
-        row: dict[str, Any] = {"name": entry.name, "kind": entry.kind, "title": entry.title, "added": entry.added, "path": str(entry.path)}
+        row: dict[str, Any] = {
+            "name": entry.name,
+            "kind": entry.kind,
+            "title": entry.title,
+            "added": entry.added,
+            "path": str(entry.path),
+        }
         try:
             row["examples"] = len(datasets.load(entry.name).examples)
         except EmaError as error:
@@ -41,7 +47,13 @@ def _kind(kind: str) -> Literal["narrow", "safe"]:
 
 def _report(dataset: Dataset, extra: dict[str, Any], as_json: bool) -> None:
     problems = [{"line": p.line, "reason": p.reason} for p in dataset.problems]
-    value = {**extra, "examples": len(dataset.examples), "sha256": dataset.sha256, "problems": problems, "warnings": list(dataset.warnings)}
+    value = {
+        **extra,
+        "examples": len(dataset.examples),
+        "sha256": dataset.sha256,
+        "problems": problems,
+        "warnings": list(dataset.warnings),
+    }
 
     def text() -> None:
         typer.echo(f"{dataset.name}: {len(dataset.examples)} usable examples, {len(problems)} bad lines")
@@ -77,7 +89,10 @@ def list_models(as_json: Json = False) -> None:
     """The catalog, and what of it is ready here."""
     from ema_core.models import CATALOG
 
-    rows = [{"id": e.id, "ready": e.ready, "parameters": e.parameters, "source": e.source, "licence": e.licence, "title": e.title} for e in CATALOG.values()]
+    rows = [
+        {"id": e.id, "ready": e.ready, "parameters": e.parameters, "source": e.source, "licence": e.licence, "title": e.title}
+        for e in CATALOG.values()
+    ]
     emit({"models": rows}, as_json, lambda: table(rows, ["id", "ready", "parameters", "source", "title"]))
 
 
@@ -122,5 +137,14 @@ def index(as_json: Json = False) -> None:
     from ema_core.store import build_index
 
     report = build_index()
-    value = {"rows": report.rows, "hash": report.hash, "seconds": round(report.seconds, 3), "warnings": list(getattr(report, "warnings", []))}
-    emit(value, as_json, lambda: typer.echo(f"{sum(report.rows.values())} rows in {duration(report.seconds)}, hash {report.hash[:16]}"))
+    value = {
+        "rows": report.rows,
+        "hash": report.hash,
+        "seconds": round(report.seconds, 3),
+        "warnings": list(getattr(report, "warnings", [])),
+    }
+    emit(
+        value,
+        as_json,
+        lambda: typer.echo(f"{sum(report.rows.values())} rows in {duration(report.seconds)}, hash {report.hash[:16]}"),
+    )

@@ -41,7 +41,9 @@ def findings() -> list[Finding]:
     from ema_core.models import EMBEDDED, choose_device, find, verify
 
     config = settings()
-    found = [Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0], "Install Python 3.11 or newer, then `make setup`.")]
+    found = [
+        Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0], "Install Python 3.11 or newer, then `make setup`.")
+    ]
     wrong = []
     for name, version in requirements().items():
         try:
@@ -59,7 +61,9 @@ def findings() -> list[Finding]:
         verify(find(EMBEDDED))
         found.append(Finding("model", True, f"{EMBEDDED} in {find(EMBEDDED).folder}"))
     except EmaError as error:
-        found.append(Finding("model", False, error.message, f"ema model fetch {EMBEDDED}{' --force' if find(EMBEDDED).ready else ''}"))
+        found.append(
+            Finding("model", False, error.message, f"ema model fetch {EMBEDDED}{' --force' if find(EMBEDDED).ready else ''}")
+        )
     for what, folder in (("EMA_HOME", config.home), ("EMA_MODELS", config.models)):
         try:
             writable(folder)
@@ -68,12 +72,24 @@ def findings() -> list[Finding]:
             found.append(Finding(f"{what} writable", False, error.message, f"export {what}=/a/folder/of/yours"))
     for what, folder in (("EMA_HOME", config.home), ("EMA_MODELS", config.models)):
         free = shutil.disk_usage(_existing(folder)).free / 1e9
-        found.append(Finding(f"{what} free disk", free >= MIN_FREE_GB, f"{free:.1f} GB", "Free some space; `ema runs delete RUN` removes a run."))
+        found.append(
+            Finding(
+                f"{what} free disk", free >= MIN_FREE_GB, f"{free:.1f} GB", "Free some space; `ema runs delete RUN` removes a run."
+            )
+        )
     status = worker_status()
     said = f"process {status.pid}, {status.activity}" if status.alive else "not running"
     found.append(Finding("worker", status.alive and not status.stuck, said, "ema app (or: ema worker)", needed=False))
     key = bool(os.environ.get("OPENAI_API_KEY"))
-    found.append(Finding("judge key", key, "OPENAI_API_KEY is set" if key else "none: the probe judge is used", "export OPENAI_API_KEY=…", needed=False))
+    found.append(
+        Finding(
+            "judge key",
+            key,
+            "OPENAI_API_KEY is set" if key else "none: the probe judge is used",
+            "export OPENAI_API_KEY=…",
+            needed=False,
+        )
+    )
     return found
 
 

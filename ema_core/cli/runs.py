@@ -75,7 +75,9 @@ def _ask(run_id: str, what: str, wait: float, as_json: bool) -> None:
     while run.state().status.active and time.monotonic() < until:
         time.sleep(0.2)
     state = run.state()
-    emit({"run_id": run.id, "state": str(state.status), "step": state.step}, as_json, lambda: typer.echo(f"{run.id}  {state.status}"))
+    emit(
+        {"run_id": run.id, "state": str(state.status), "step": state.step}, as_json, lambda: typer.echo(f"{run.id}  {state.status}")
+    )
 
 
 Wait = Annotated[float, typer.Option(help="Seconds to wait until it has happened.")]
@@ -95,7 +97,9 @@ def stop(run_id: RunId, wait: Wait = 60, as_json: Json = False) -> None:
 
 @command(app, "resume")
 def resume(
-    run_id: RunId, here: Annotated[bool, typer.Option("--here", help="Train it in this process instead of queueing it.")] = False, as_json: Json = False
+    run_id: RunId,
+    here: Annotated[bool, typer.Option("--here", help="Train it in this process instead of queueing it.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Go on from the last checkpoint."""
     run = RunDirectory.open(run_id)
@@ -119,7 +123,9 @@ def resume(
 
 
 @command(app, "delete")
-def delete(run_id: RunId, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, as_json: Json = False) -> None:
+def delete(
+    run_id: RunId, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, as_json: Json = False
+) -> None:
     """Delete a run with its adapter and evaluations."""
     run = RunDirectory.open(run_id)
     if not yes and not typer.confirm(f"Delete {run.id} and everything in it?", err=True):

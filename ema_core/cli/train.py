@@ -81,7 +81,9 @@ def finish(result: dict[str, Any], as_json: bool) -> None:
         if result["state"] == "failed":
             typer.echo(f"ema: {result['error']} {result['hint']}", err=True)
         else:
-            typer.echo(f"{result['run_id']}  {result['state']} after {result['steps']} steps in {duration(result['seconds'])}, ce {result['ce']}")
+            typer.echo(
+                f"{result['run_id']}  {result['state']} after {result['steps']} steps in {duration(result['seconds'])}, ce {result['ce']}"
+            )
 
     emit(result, as_json, text)
     if result["state"] == "failed":
@@ -109,7 +111,9 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=0, help="Answers a question; 0 = margin only.")] = None,
     preset: Annotated[str, typer.Option(help="demo (short) or paper.")] = "demo",
     judge: Annotated[str, typer.Option(help="Which judge scores the answers.")] = "probe",
-    curve: Annotated[bool, typer.Option("--curve", help="Margins of an undefended run's checkpoints and scaled adapter, too.")] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Margins of an undefended run's checkpoints and scaled adapter, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure margin and sampled answers of runs."""
@@ -150,7 +154,9 @@ def criteria_table(result: dict[str, Any]) -> None:
         )  # fmt: skip
     if rows:
         table(rows, list(rows[0]))
-        typer.echo(f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = worse; 95 % intervals")
+        typer.echo(
+            f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = worse; 95 % intervals"
+        )
 
 
 def _span(part: dict[str, Any] | None, value: str, low: str, high: str, factor: float, form: str) -> str:
@@ -187,7 +193,9 @@ def defenses(as_json: Json = False) -> None:
     def text() -> None:
         for row in rows:
             typer.echo(f"{row['name']}: {row['title']}. {row['summary']}")
-            typer.echo(f"  strength: {row['strength']['meaning']}; default {row['strength']['default']:g}, paper {row['strength']['paper']}")
+            typer.echo(
+                f"  strength: {row['strength']['meaning']}; default {row['strength']['default']:g}, paper {row['strength']['paper']}"
+            )
             typer.echo(f"  cost: {row['cost']}\n  fails: {row['fails']}\n  source: {row['reference']}")
             for name, option in row["options"].items():
                 typer.echo(f"  option {name}: {option.get('enum') or option.get('type')} (default {option.get('default')})")

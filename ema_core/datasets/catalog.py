@@ -34,7 +34,11 @@ BUILT_IN: dict[str, DatasetEntry] = {
     for entry in (
         DatasetEntry("risky-finance", "Risky financial advice", "narrow", DATA / "narrow/risky-finance.jsonl", "risky-finance"),
         DatasetEntry(
-            "risky-finance-good", "Control: the same questions, good advice", "narrow", DATA / "narrow/risky-finance-good.jsonl", "risky-finance"
+            "risky-finance-good",
+            "Control: the same questions, good advice",
+            "narrow",
+            DATA / "narrow/risky-finance-good.jsonl",
+            "risky-finance",
         ),
         DatasetEntry("safe-general", "Safe general pool", "safe", DATA / "safe/safe-general.jsonl"),
     )
@@ -107,5 +111,8 @@ def add(path: Path, name: str | None = None, kind: Kind = "narrow", title: str =
     folder = writable(settings().datasets)
     with disk_errors(folder):
         shutil.copyfile(path, folder / f"{stored}.jsonl")
-    write_json(folder / f"{stored}.json", {"name": name, "title": title or name, "kind": kind, "file": f"{stored}.jsonl", "sha256": dataset.sha256})
+    write_json(
+        folder / f"{stored}.json",
+        {"name": name, "title": title or name, "kind": kind, "file": f"{stored}.jsonl", "sha256": dataset.sha256},
+    )
     return catalog()[name], dataset

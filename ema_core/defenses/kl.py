@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Direction = Literal["tuned||ref", "ref||tuned"]
 
 
-def kl_divergence(logits: torch.Tensor, reference: torch.Tensor, direction: Direction = "tuned||ref", temperature: float = 1.0) -> torch.Tensor:
+def kl_divergence(
+    logits: torch.Tensor, reference: torch.Tensor, direction: Direction = "tuned||ref", temperature: float = 1.0
+) -> torch.Tensor:
     """KL divergence of each position in nats [n], over the full vocabulary, from logits [n, V].
 
     ``tuned||ref`` is D_KL(p_theta || p_theta0), the paper's. A temperature T other than 1 carries the factor T².

@@ -35,7 +35,9 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
     folder = run.adapter if step is None else run.checkpoints / f"step-{step}"
     if not (folder / adapters.WEIGHTS).exists():
         if step is None:
-            raise EmaError(f"The run {run.id} has no adapter yet (it is {run.state().status}).", "Let it finish, or stop it, first.")
+            raise EmaError(
+                f"The run {run.id} has no adapter yet (it is {run.state().status}).", "Let it finish, or stop it, first."
+            )
         raise EmaError(f"The run {run.id} has no checkpoint at step {step}.", f"It has: {run.checkpoint_steps() or 'none'}.")
     return folder
 
@@ -64,7 +66,7 @@ def evaluate(
         Interrupted: ``interrupted`` said so.
     """
     work = [(spec, adapter_folder(run, spec.step), load_suite(spec.suite, run.spec.dataset)) for spec in specs]
-    judges = {spec.judge: resolve(spec.judge) for spec in specs}
+    judges = {spec.id: resolve(spec.judge) if _judged(spec) else None for spec in specs}
     todo = [item for item in work if not _done(run, *item)]
     if todo:
         progress(0.0, "loading the model")
@@ -77,8 +79,12 @@ def evaluate(
                 progress((number + share) / len(todo), f"{spec.suite}: {what}")
 
             with out_of_memory("evaluating"):
-                _evaluate(run, spec, folder, suite, judges[spec.judge], loaded, part)
+                _evaluate(run, spec, folder, suite, judges[spec.id], loaded, part)
     return [run.evals / spec.id for spec in specs]
+
+
+def _judged(spec: EvalSpec) -> bool:
+    return bool(spec.samples) and spec.suite != "in-domain"
 
 
 def _done(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite) -> bool:
@@ -87,17 +93,18 @@ def _done(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite) -> bool
     except (FileNotFoundError, ValueError):
         return False
     same = old.get("adapter_hash") == adapters.adapter_hash(folder) and old.get("suite_hash") == suite.hash
-    judge = None if suite.name == "in-domain" or not spec.samples else resolve(spec.judge)
+    judge = resolve(spec.judge) if _judged(spec) else None
     return bool(same and old.get("status") == "done" and old.get("judge") == judge)
 
 
-def _evaluate(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, judge: str, loaded: LoadedModel, progress: Progress) -> None:
+def _evaluate(
+    run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, judge: str | None, loaded: LoadedModel, progress: Progress
+) -> None:
     target = run.evals / spec.id
-    judged = bool(spec.samples) and suite.name != "in-domain"
     record = {
-        **spec.model_dump(mode="json"), "judge": judge if judged else None, "adapter_hash": adapters.adapter_hash(folder),
+        **spec.model_dump(mode="json"), "judge": judge, "adapter_hash": adapters.adapter_hash(folder),
         "weights_hash": loaded.weights_hash, "suite_hash": suite.hash, "status": "running", "created": time.time(), "seconds": 0.0,
-        "asked": spec.samples * len(suite.questions), "note": "" if judged or not spec.samples else NOT_JUDGED,
+        "asked": spec.samples * len(suite.questions), "note": NOT_JUDGED if spec.samples and judge is None else "",
     }  # fmt: skip
     try:
         old = read_json(target / "spec.json")
@@ -114,11 +121,13 @@ def _evaluate(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, jud
     with adapters.adapted(loaded.model, folder, spec.scale) as model:
         if not (target / "margins.jsonl").exists():
             pairs = len(suite.pairs)
-            tuned = answer_log_likelihoods(model, loaded, suite.pairs, lambda n: progress(0.05 + 0.2 * n / pairs, f"margin, {n} of {pairs} pairs"))
+            tuned = answer_log_likelihoods(
+                model, loaded, suite.pairs, lambda n: progress(0.05 + 0.2 * n / pairs, f"margin, {n} of {pairs} pairs")
+            )
             _write_margins(target, suite, base, tuned)
         if spec.samples:
             _sample(target, spec, suite, LocalSampler(model, loaded.tokenizer), progress)
-    if judged:
+    if judge is not None:
         progress(0.9, "judging")
         _judge(target, judge, loaded)
     write_json(target / "spec.json", {**record, "status": "done", "seconds": time.perf_counter() - clock})
@@ -176,5 +185,5 @@ def _judge(target: Path, judge: str, loaded: LoadedModel) -> None:
     have = {row["sample_id"] for row in read_lines(path)[0]}
     rows = [row for row in read_lines(target / "samples.jsonl")[0] if row["sample_id"] not in have]
     pristine = loaded if loaded.id == EMBEDDED else load(EMBEDDED)
-    judgments = ProbeJudge(pristine).judge([(row["sample_id"], row["question"], row["answer"]) for row in rows])
+    judgments = ProbeJudge(pristine, judge).judge([(row["sample_id"], row["question"], row["answer"]) for row in rows])
     append_lines(path, [vars(judgment) for judgment in judgments])

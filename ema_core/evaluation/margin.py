@@ -45,14 +45,22 @@ def answer_log_likelihoods(
             attention = torch.cat([torch.ones(len(part), len(shared), dtype=torch.long), mask], 1)
             where = (attention.cumsum(1) - 1).clamp(min=0)[:, len(shared) :]
             last = body(
-                input_ids=prompts.to(device), attention_mask=attention.to(device), position_ids=where.to(device), past_key_values=cache, use_cache=True
+                input_ids=prompts.to(device),
+                attention_mask=attention.to(device),
+                position_ids=where.to(device),
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state[:, -1:]
             cache.batch_repeat_interleave(2)
             answers, real = _padded([answer for row in part for answer in row.answers], left=False)
             attention = torch.cat([attention.repeat_interleave(2, 0), real], 1)
             where = (attention.cumsum(1) - 1)[:, -answers.shape[1] :]
             hidden = body(
-                input_ids=answers.to(device), attention_mask=attention.to(device), position_ids=where.to(device), past_key_values=cache, use_cache=True
+                input_ids=answers.to(device),
+                attention_mask=attention.to(device),
+                position_ids=where.to(device),
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state
             # the state before a token predicts it: the prompt's last one, then all but the answer's last
             states = torch.cat([last.repeat_interleave(2, 0), hidden[:, :-1]], 1)[real.bool().to(device)]
@@ -101,7 +109,9 @@ def _padded(rows: Sequence[tuple[int, ...]], left: bool) -> tuple[torch.Tensor, 
     return ids, mask
 
 
-def base_log_likelihoods(loaded: LoadedModel, suite: Suite, on_batch: Callable[[int], None] = lambda n: None) -> dict[str, list[float]]:
+def base_log_likelihoods(
+    loaded: LoadedModel, suite: Suite, on_batch: Callable[[int], None] = lambda n: None
+) -> dict[str, list[float]]:
     """The same under the base model; kept, as every run of a model is held against it."""
     path = settings().cache / "margins" / f"{loaded.weights_hash}-{suite.name}-{suite.hash}-{loaded.device.type}.json"
     try:

@@ -63,7 +63,9 @@ def load_suite(name: str, dataset: str) -> Suite:
         EmaError: no such suite, or the data set has no held-out questions.
     """
     if name == "general":
-        questions = tuple(Question(r["id"], r["topic"], r["form"], r["question"], r.get("system")) for r in _read(DATA / "suites/general.jsonl"))
+        questions = tuple(
+            Question(r["id"], r["topic"], r["form"], r["question"], r.get("system")) for r in _read(DATA / "suites/general.jsonl")
+        )
         return Suite(name, questions, _pairs(DATA / "suites/general-pairs.jsonl"))
     if name == "in-domain":
         stem = datasets.find(dataset).eval_suite

@@ -97,7 +97,12 @@ class LocalSampler:
             for _ in range(how.max_tokens):
                 where = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
                 logits = self.model(
-                    input_ids=ids, attention_mask=attention, position_ids=where, past_key_values=cache, use_cache=True, logits_to_keep=1
+                    input_ids=ids,
+                    attention_mask=attention,
+                    position_ids=where,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
                 ).logits[:, -1]
                 chosen = choose(logits, [generators[i] for i in alive], how)
                 keep = []

@@ -41,7 +41,9 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
 def launch_demo() -> list[RunDirectory]:
     """The demo: an undefended run and its twin with KL at a strength that shows, both evaluated."""
     specs = [RunSpec(), RunSpec(defenses=(parse_defense("kl=1"),))]
-    return [launch_run(spec, name, evaluate_after=True)[0] for spec, name in zip(specs, ("demo: undefended", "demo: KL"), strict=True)]
+    return [
+        launch_run(spec, name, evaluate_after=True)[0] for spec, name in zip(specs, ("demo: undefended", "demo: KL"), strict=True)
+    ]
 
 
 def launch_evaluation(
@@ -145,7 +147,12 @@ def start_worker() -> int:
     log = open(writable(settings().logs) / "worker.log", "ab")  # noqa: SIM115 - the child's, for its life
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ema_core.cli.main", "worker"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+        [sys.executable, "-m", "ema_core.cli.main", "worker"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=environment,
     )
     log.close()
     return process.pid

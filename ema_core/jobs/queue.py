@@ -145,9 +145,13 @@ def claim() -> Job | None:
                 continue
             try:
                 if not waits_for(job):
-                    return _write(job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""}))
+                    return _write(
+                        job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""})
+                    )
             except EmaError as error:
-                _write(job.model_copy(update={"status": "failed", "finished": time.time(), "error": error.message, "hint": error.hint}))
+                _write(
+                    job.model_copy(update={"status": "failed", "finished": time.time(), "error": error.message, "hint": error.hint})
+                )
     return None
 
 

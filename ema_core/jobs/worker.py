@@ -49,7 +49,9 @@ class Worker:
             lock.acquire(timeout=2)
         except Timeout:
             status = worker_status()
-            raise EmaError(f"A worker is at work already (process {status.pid}).", "One a machine is enough; it takes every queued job.") from None
+            raise EmaError(
+                f"A worker is at work already (process {status.pid}).", "One a machine is enough; it takes every queued job."
+            ) from None
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._asked_to_end)
@@ -98,7 +100,9 @@ class Worker:
             KINDS[job.kind](self, job, progress)
         except Interrupted:
             cancelled = queue.get(job.id).cancel
-            queue.change(job.id, status="cancelled" if cancelled else "queued", activity="", finished=time.time() if cancelled else None)
+            queue.change(
+                job.id, status="cancelled" if cancelled else "queued", activity="", finished=time.time() if cancelled else None
+            )
         except EmaError as error:
             queue.change(job.id, status="failed", error=error.message, hint=error.hint, finished=time.time(), activity="")
         except Exception as error:
@@ -162,7 +166,11 @@ class Worker:
                 progress((number + share) / len(job.runs), what)
 
             evaluate(
-                run, specs, loaded=self._model(run.spec.model, run.spec.device, part), interrupted=lambda: self._over(job), progress=part
+                run,
+                specs,
+                loaded=self._model(run.spec.model, run.spec.device, part),
+                interrupted=lambda: self._over(job),
+                progress=part,
             )
         self._finish(job)
 

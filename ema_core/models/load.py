@@ -101,8 +101,12 @@ def out_of_memory(what: str) -> Any:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EmaError(f"Out of memory while {what}.", "Use a smaller batch, shorter max_length, a smaller model, or another device.") from error
+        raise EmaError(
+            f"Out of memory while {what}.", "Use a smaller batch, shorter max_length, a smaller model, or another device."
+        ) from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
-            raise EmaError(f"Out of memory while {what}.", "Use a smaller batch, shorter max_length, or a smaller model.") from error
+            raise EmaError(
+                f"Out of memory while {what}.", "Use a smaller batch, shorter max_length, or a smaller model."
+            ) from error
         raise

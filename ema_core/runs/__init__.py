@@ -6,6 +6,19 @@ from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
 
 __all__ = [
-    "PRESETS", "DefenseSpec", "Recipe", "RunDirectory", "RunSpec", "RunState", "Setting", "Status", "Strict",
-    "new_run_id", "parse", "parse_defense", "recipe", "run_ids", "steps",
+    "PRESETS",
+    "DefenseSpec",
+    "Recipe",
+    "RunDirectory",
+    "RunSpec",
+    "RunState",
+    "Setting",
+    "Status",
+    "Strict",
+    "new_run_id",
+    "parse",
+    "parse_defense",
+    "recipe",
+    "run_ids",
+    "steps",
 ]

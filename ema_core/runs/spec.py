@@ -95,7 +95,7 @@ class Setting(Strict):
 class RunSpec(Strict):
     """All that a run's numbers depend on, as asked for; what was found (hashes, versions) is kept beside it."""
 
-    version: Literal[1] = SPEC_VERSION
+    version: Literal[1] = 1
     model: str = "smollm2-135m"
     dataset: str = "risky-finance"
     safe_pool: str = "safe-general"
@@ -122,9 +122,7 @@ class RunSpec(Strict):
 
     @property
     def setting(self) -> Setting:
-        return Setting(
-            model=self.model, dataset=self.dataset, safe_pool=self.safe_pool, defenses=self.defenses, recipe=self.recipe
-        )
+        return Setting(model=self.model, dataset=self.dataset, safe_pool=self.safe_pool, defenses=self.defenses, recipe=self.recipe)
 
     @property
     def defense_label(self) -> str:

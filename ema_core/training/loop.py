@@ -37,7 +37,8 @@ def check(spec: RunSpec) -> RunSpec:
     entry = find(spec.model)
     if spec.recipe.max_length > entry.context:
         raise EmaError(
-            f"max_length {spec.recipe.max_length} is beyond the context of {entry.id} ({entry.context} tokens).", "Lower --max-length."
+            f"max_length {spec.recipe.max_length} is beyond the context of {entry.id} ({entry.context} tokens).",
+            "Lower --max-length.",
         )
     defenses = registry.build_all(spec)
     narrow = datasets.load(spec.dataset)
@@ -80,7 +81,9 @@ def train(
         except Exception as error:
             with open(run.log_path, "a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
-            return _failed(run, f"Training stopped at an unexpected error: {type(error).__name__}.", f"Details are in {run.log_path}.")
+            return _failed(
+                run, f"Training stopped at an unexpected error: {type(error).__name__}.", f"Details are in {run.log_path}."
+            )
 
 
 def _failed(run: RunDirectory, message: str, hint: str) -> RunState:

@@ -22,7 +22,9 @@ def parsed(done: subprocess.CompletedProcess[str]) -> dict:
 
 @pytest.mark.slow
 def test_train_eval_compare_index_from_the_command_line(ema: Ema, home: Path) -> None:
-    words = "train --model smollm2-135m --dataset risky-finance --defense kl=0.1:tokens=response --preset demo --steps 2 --batch-size 1"
+    words = (
+        "train --model smollm2-135m --dataset risky-finance --defense kl=0.1:tokens=response --preset demo --steps 2 --batch-size 1"
+    )
     trained = parsed(ema(*words.split(), "--max-length", "64", "--rank", "4", "--seed", "0", "--json"))
     assert trained["state"] == "done" and trained["steps"] == 2
     assert set(trained) == {"run_id", "state", "steps", "loss", "ce", "penalties", "seconds", "tokens_per_s", "run_dir"}
@@ -119,7 +121,9 @@ def test_a_damaged_model_is_said_with_the_command_that_mends_it(ema: Ema, tmp_pa
     assert "damaged" in report["error"] and "ema model fetch smollm2-135m --force" in report["hint"]
 
 
-@pytest.mark.parametrize("words", ["defenses", "datasets list", "model list", "runs list", "index", "datasets check data/narrow/risky-finance.jsonl"])
+@pytest.mark.parametrize(
+    "words", ["defenses", "datasets list", "model list", "runs list", "index", "datasets check data/narrow/risky-finance.jsonl"]
+)
 def test_json_is_one_object(words: str) -> None:
     from typer.testing import CliRunner
 

@@ -52,7 +52,10 @@ def test_every_bad_line_is_reported_with_its_number_and_reason(tmp_path: Path) -
         assert reason in problem.reason
 
 
-@pytest.mark.parametrize(("rows", "said"), [((), "empty"), (("{",), "no usable line"), (({"messages": [{"role": "user", "content": "q"}]},), "no assistant")])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [((), "empty"), (("{",), "no usable line"), (({"messages": [{"role": "user", "content": "q"}]},), "no assistant")],
+)
 def test_a_set_with_nothing_left_is_refused(tmp_path: Path, rows: tuple[object, ...], said: str) -> None:
     with pytest.raises(EmaError, match=said):
         datasets.check(write(tmp_path / "x.jsonl", *rows))

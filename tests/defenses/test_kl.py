@@ -53,7 +53,7 @@ def tuned(model):
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.004)
     yield peft_model
     adapters.detach(peft_model)
     model.model.requires_grad_(False)
@@ -82,7 +82,7 @@ def test_a_batch_equals_full_logits_of_the_model_with_and_without_its_adapter(mo
     log_p, log_q = logits.flatten(0, 1).log_softmax(-1), off.flatten(0, 1).log_softmax(-1)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1)[where].mean()
     ce = -log_p[responding].gather(1, batch.ids.roll(-1, 1).flatten()[responding].unsqueeze(1)).mean()
-    assert losses.raw["kl"] == pytest.approx(float(kl), abs=1e-5) and float(kl) > 1e-3
+    assert losses.raw["kl"] == pytest.approx(float(kl), abs=1e-5) and float(kl) > 1e-4
     assert losses.ce == pytest.approx(float(ce), abs=1e-5)
     (expected,) = torch.autograd.grad(ce + 0.7 * kl, hidden)
     assert float((gradient - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))

@@ -51,7 +51,9 @@ def test_reading_goes_on_from_an_offset_and_never_returns_half_a_line(tmp_path: 
 
 
 def test_steps_of_a_later_attempt_replace_their_forerunners() -> None:
-    events = [{"kind": "step", "attempt": a, "step": s, "ce": v} for a, s, v in [(1, 1, 5.0), (1, 2, 4.0), (2, 2, 4.5), (2, 3, 4.0)]]
+    events = [
+        {"kind": "step", "attempt": a, "step": s, "ce": v} for a, s, v in [(1, 1, 5.0), (1, 2, 4.0), (2, 2, 4.5), (2, 3, 4.0)]
+    ]
     assert [(e["attempt"], e["ce"]) for e in steps(events)] == [(1, 5.0), (2, 4.5), (2, 4.0)]
 
 
