@@ -37,9 +37,11 @@ def choose_device(wanted: str = "auto", model: str = EMBEDDED) -> str:
     Raises:
         EmaError: the device asked for is not here.
     """
+    wanted = settings().device if wanted == "auto" else wanted
+    if wanted == "cpu":
+        return wanted
     import torch
 
-    wanted = settings().device if wanted == "auto" else wanted
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         return "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"

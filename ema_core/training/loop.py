@@ -15,7 +15,7 @@ from ema_core.defenses import registry
 from ema_core.defenses.base import Defense, Need, Step
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
-from ema_core.models import LoadedModel, adapters, find, load, prepare
+from ema_core.models import LoadedModel, adapters, choose_device, find, load, prepare
 from ema_core.models.fetch import Progress, quiet, versions
 from ema_core.models.load import out_of_memory
 from ema_core.models.reference import ReferenceHidden
@@ -40,6 +40,8 @@ def check(spec: RunSpec) -> RunSpec:
             f"max_length {spec.recipe.max_length} is beyond the context of {entry.id} ({entry.context} tokens).",
             "Lower --max-length.",
         )
+    if spec.device != "auto":
+        choose_device(spec.device, spec.model)
     defenses = registry.build_all(spec)
     narrow = datasets.load(spec.dataset)
     if datasets.find(spec.dataset).kind != "narrow":
