@@ -51,7 +51,7 @@ class Recipe(Strict):
 
 
 PRESETS: dict[str, Recipe] = {
-    "demo": Recipe(preset="demo", steps=24, batch_size=4, learning_rate=2e-4, warmup_steps=3, max_length=256, checkpoint_every=8),
+    "demo": Recipe(preset="demo", steps=40, batch_size=4, learning_rate=5e-4, warmup_steps=3, max_length=256, checkpoint_every=10),
     "paper": Recipe(preset="paper"),
 }
 """``demo`` was chosen by trying (docs/demo-recipe.md); ``paper`` is the protocol of arXiv 2508.06249."""
