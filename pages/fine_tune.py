@@ -6,7 +6,7 @@ import streamlit as st
 
 from ema_core.runs import RunDirectory
 from pages.widgets.chrome import act, errors, header, plain
-from pages.widgets.live_runs import delete_button, live_runs
+from pages.widgets.live_runs import delete_button, events_of, live_runs
 from pages.widgets.queue_list import queue_list
 from pages.widgets.run_form import fill_form, new_run
 from pages.widgets.run_picker import newest_first, pick_runs, run_info
@@ -65,7 +65,10 @@ def details(run_id: str) -> None:
             delete_button(run, state)
         st.code(run.spec.command(), language="bash", wrap_lines=True)
         st.code(run.spec.to_toml(), language="toml")
-        for note in state.notes:
+        for note in [
+            *state.notes,
+            *(f"{event['defense']}: {event['text']}" for event in events_of(run).finish if event.get("text")),
+        ]:
             st.text(note)
         if state.found:
             st.caption("Found when it ran")

@@ -98,7 +98,7 @@ def page() -> None:
     header("EMA Lab", LEAD)
     st.warning(WARNING, icon=":material/warning:")
     if started := st.session_state.pop("started-demo", None):
-        st.switch_page("pages/fine_tune.py", query_params=[("run", run_id) for run_id in started] + [("part", "Runs")])
+        st.switch_page("pages/fine_tune.py", query_params={"run": started, "part": "Runs"})
     left, right = st.columns([2, 3], gap="large")
     with left:
         demo()

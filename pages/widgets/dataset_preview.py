@@ -31,7 +31,7 @@ def dataset_preview(entry: DatasetEntry) -> None:
     data, warnings = _read(entry.name, entry.kind, str(entry.path), (stat.st_mtime_ns, stat.st_size))
     topics = len({example.topic for example in data.examples} - {""})
     counts = f"{len(data.examples)} examples" + (f" on {topics} topics" if topics else "")
-    st.caption(counts + (f"; {len(data.problems)} lines left out" if data.problems else ""))
+    st.caption(counts + (f"; lines left out: {len(data.problems)}" if data.problems else ""))
     for warning in warnings:
         st.warning(plain(warning), icon=":material/content_copy:")
     with st.expander("Look at the data", key="preview"):
@@ -69,5 +69,5 @@ def _add(file: Any, name: str, added: Callable[[str], Any]) -> None:
         except EmaError as error:
             raise EmaError(error.message.replace(f"{folder}/", ""), error.hint) from error
     added(entry.name)
-    left_out = f"; {len(data.problems)} lines were left out (see below the data)" if data.problems else ""
+    left_out = f"; lines left out: {len(data.problems)} (listed under the examples)" if data.problems else ""
     st.session_state["notice-dataset"] = ("done", f"Added {entry.name}: {len(data.examples)} examples{left_out}.", "")

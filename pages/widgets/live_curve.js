@@ -1,5 +1,5 @@
 // A plotly chart whose zoom survives new data. Streamlit calls this on every update; what must last lives on `window`.
-const memory = (window.emaLiveCurve ??= { zoom: new Map(), script: null });
+const memory = (window.emaLiveCurve ??= { zoom: new Map(), script: null, draws: 0 });
 
 function plotly(url) {
   if (window.Plotly) return Promise.resolve(window.Plotly);
@@ -13,6 +13,9 @@ function plotly(url) {
 }
 
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
+// A vertical range belongs to what is shown, and in which scale.
+const yView = (data) => data.view + (data.log ? "/log" : "");
 
 function traces(data) {
   const out = [];
@@ -36,6 +39,7 @@ function layout(data, box, zoom) {
   const grid = css.getPropertyValue("--st-border-color") || "rgba(128,128,128,.25)";
   const axis = (title, range, more) => ({
     title: { text: plain(title), standoff: 8 }, gridcolor: grid, linecolor: grid, zeroline: false, automargin: true,
+    uirevision: ++memory.draws, // the ranges are ours to keep, not plotly's
     ...(range ? { range: [...range], autorange: false } : { autorange: true }), ...more,
   });
   const touch = window.matchMedia("(pointer: coarse)").matches;
@@ -45,7 +49,7 @@ function layout(data, box, zoom) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: css.fontFamily, size: 12 },
     hovermode: "x unified", hoverlabel: { bgcolor: css.getPropertyValue("--st-secondary-background-color") || undefined, font: { color: text } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: text }, dragmode: touch ? false : "zoom",
-    xaxis: axis(data.x_title, zoom.x, { unifiedhovertitle: { text: `${plain(data.x_title)} %{x}` } }), yaxis: axis(data.y_title, zoom.y?.[data.view], { type: data.log ? "log" : "linear" }),
+    xaxis: axis(data.x_title, zoom.x, { unifiedhovertitle: { text: `${plain(data.x_title)} %{x}` } }), yaxis: axis(data.y_title, zoom.y?.[yView(data)], { type: data.log ? "log" : "linear" }),
   };
 }
 
@@ -57,7 +61,7 @@ function describe(box, plot, data, zoom) {
   box.dataset.lastX = Math.max(...data.traces.map((t) => t.x.at(-1) ?? 0), 0);
   box.dataset.xRange = JSON.stringify(xaxis.range.map(Number));
   box.dataset.yRange = JSON.stringify(yaxis.range.map(Number));
-  box.dataset.zoomed = String(Boolean(zoom.x || zoom.y?.[data.view]));
+  box.dataset.zoomed = String(Boolean(zoom.x || zoom.y?.[yView(data)]));
   box.dataset.view = data.view;
   box.querySelector(".ema-reset").hidden = box.dataset.zoomed !== "true";
 }
@@ -66,7 +70,7 @@ async function draw(box, Plotly) {
   const { data, key } = box.ema;
   const plot = box.querySelector(".ema-plot");
   const zoom = memory.zoom.get(key) ?? {};
-  memory.zoom.set(key, zoom);
+  memory.zoom.set(key, zoom); // one object for good: what listens below changes it
   if (plot._dragging) return void setTimeout(() => draw(box, Plotly), 200); // the user is in the middle of drawing a zoom box
   box.ema.drawing = true;
   await Plotly.react(plot, traces(data), layout(data, box, zoom), {
@@ -83,11 +87,11 @@ async function draw(box, Plotly) {
       const free = change[`${axis}.autorange`] === true;
       if (!range && !free) continue;
       if (name === "x") zoom.x = free ? null : range;
-      else zoom.y = { ...zoom.y, [box.ema.data.view]: free ? null : range };
+      else zoom.y = { ...zoom.y, [yView(box.ema.data)]: free ? null : range };
     }
     describe(box, plot, box.ema.data, zoom);
   });
-  box.querySelector(".ema-reset").onclick = () => { memory.zoom.set(key, {}); zoom.x = null; zoom.y = {}; draw(box, Plotly); };
+  box.querySelector(".ema-reset").onclick = () => { zoom.x = null; zoom.y = {}; draw(box, Plotly); };
 }
 
 export default function ({ data, parentElement }) {

@@ -10,6 +10,7 @@ import streamlit as st
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
+from ema_core.settings import settings
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, status_badge
 from pages.widgets.curves import curves
 from pages.widgets.run_events import RunEvents
@@ -27,12 +28,16 @@ def live_runs(run_ids: Sequence[str]) -> None:
 
 
 def _any_active(run_ids: Sequence[str]) -> bool:
-    return any(RunDirectory.open(run_id).state().status.active for run_id in run_ids)
+    """A run that is gone counts as over."""
+    return any(RunDirectory(settings().runs / run_id).state().status.active for run_id in run_ids)
 
 
 def _panel(run_ids: tuple[str, ...], active: bool) -> None:
     with errors():
-        runs = [RunDirectory.open(run_id) for run_id in run_ids]
+        runs = []
+        for run_id in run_ids:
+            with errors():  # one may have been deleted elsewhere
+                runs.append(RunDirectory.open(run_id))
         states = {run.id: run.state() for run in runs}
         if any(state.status.active for state in states.values()) != active:
             st.rerun()  # another pace from here on, and what stands around the panel shows the new state
@@ -98,7 +103,7 @@ def _lines(run: RunDirectory, state: RunState, last: dict[str, float]) -> list[s
     if state.status is Status.RUNNING:
         if asked := run.requested():
             lines.append(f"Asked to {asked}: it does after this step, with a checkpoint.")
-        elif state.activity != "training":
+        elif state.activity not in ("", "training"):
             lines.append(state.activity.capitalize() + " …")
         elif last and time.time() - last["time"] > QUIET_SECONDS:
             lines.append(f"The last step ended {ago(last['time'])}.")
@@ -133,7 +138,7 @@ def _buttons(run: RunDirectory, state: RunState) -> None:
         )
         st.button(
             "Stop", key=f"stop-{run.id}", icon=":material/stop:", on_click=act, args=(launch.request, run, "stop"), kwargs=kwargs,
-            help="Ends it here for good measure: the adapter so far can be evaluated. It can be resumed, too.",
+            help="Ends it here and keeps the adapter so far, which can be evaluated. It can be resumed later.",
         )  # fmt: skip
     waits_nowhere = state.status is Status.QUEUED and launch.train_job(run) is None
     if state.status.resumable or waits_nowhere:

@@ -34,13 +34,16 @@ class RunEvents:
         except FileNotFoundError:
             size = 0
         if size < self.offset:  # not the file that was read
-            self.offset, self.steps, self.finish = 0, [], []
+            self.offset, self.steps, self.finish, self.table, self.penalties = 0, [], [], pd.DataFrame(), pd.DataFrame()
         if size == self.offset:
             return False
         new, self.offset = run.events(self.offset)
-        if any(event.get("kind") == "step" for event in new):
-            self.steps = steps(self.steps + new)
-            self._tables()
+        if added := steps(new):
+            if self.steps and added[0]["step"] <= self.steps[-1]["step"]:  # a later attempt, from a checkpoint on
+                added = steps(self.steps + new)
+                self.steps, self.table, self.penalties = [], pd.DataFrame(), pd.DataFrame()
+            self.steps = self.steps + added
+            self._add_rows(added)
         self.finish += [event for event in new if event.get("kind") == "finish"]
         return bool(new)
 
@@ -53,11 +56,19 @@ class RunEvents:
     def defense_label(self) -> str:
         return str(self.facts.get("defense_label", ""))
 
-    def _tables(self) -> None:
-        self.table = pd.DataFrame(self.steps).drop(columns="penalties", errors="ignore").assign(run_id=self.run_id, **self.facts)
+    def _add_rows(self, added: list[Event]) -> None:
         rows = [
             {"step": event["step"], "defense": name, **values}
-            for event in self.steps
+            for event in added
             for name, values in event.get("penalties", {}).items()
         ]
-        self.penalties = pd.DataFrame(rows).assign(run_id=self.run_id, **self.facts) if rows else pd.DataFrame()
+        self.table = self._joined(
+            self.table, [{key: value for key, value in event.items() if key != "penalties"} for event in added]
+        )
+        self.penalties = self._joined(self.penalties, rows)
+
+    def _joined(self, frame: pd.DataFrame, rows: list[Event]) -> pd.DataFrame:
+        if not rows:
+            return frame
+        more = pd.DataFrame(rows).assign(run_id=self.run_id, **self.facts)
+        return more if frame.empty else pd.concat([frame, more], ignore_index=True)

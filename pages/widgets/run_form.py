@@ -14,7 +14,7 @@ from ema_core.errors import EmaError
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
 from ema_core.models import CATALOG, EMBEDDED, find
-from ema_core.runs import PRESETS, DefenseSpec, Recipe, RunSpec, parse, recipe
+from ema_core.runs import PRESETS, DefenseSpec, RunSpec, parse
 from ema_core.settings import settings
 from ema_core.training import check
 from ema_core.training.estimate import Estimate, estimate
@@ -82,7 +82,11 @@ def fill_form(spec: RunSpec) -> None:
     state["form-preset"] = spec.recipe.preset if spec.recipe.preset in PRESETS else "paper"
     for name in FIELDS:
         state[f"form-{name}"] = getattr(spec.recipe, name)
-    state["form-seed"] = spec.seed
+    preset = PRESETS[state["form-preset"]].model_dump()
+    state["form-rest"] = {
+        name: value for name, value in spec.recipe.model_dump().items() if name not in FIELDS and value != preset[name]
+    }
+    state["form-seed"], state["form-name"] = spec.seed, ""
     state["part"] = "New run"
 
 
@@ -90,7 +94,7 @@ def _defaults() -> None:
     spec = RunSpec()
     first: dict[str, Any] = {
         "model": spec.model, "dataset": spec.dataset, "pool": spec.safe_pool, "defenses": ["kl"] if "kl" in all_defenses() else [],
-        "preset": "demo", "seed": spec.seed, "name": "", "evaluate": True, **{name: getattr(PRESETS["demo"], name) for name in FIELDS},
+        "preset": "demo", "rest": {}, "seed": spec.seed, "name": "", "evaluate": True, **{name: getattr(PRESETS["demo"], name) for name in FIELDS},
     }  # fmt: skip
     for name, value in first.items():
         st.session_state.setdefault(f"form-{name}", value)
@@ -160,9 +164,13 @@ def _recipe() -> None:
             with columns[number % 3]:
                 placeholder = "all the data" if name == "steps" else None
                 st.number_input(label, key=f"form-{name}", help=help, placeholder=placeholder, value=None, **bounds, **KEPT)
+        if rest := st.session_state["form-rest"]:
+            words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in rest.items())
+            st.caption(f"Also as in the run that was copied: {plain(words)}. Choosing a recipe above sets them back.")
 
 
 def _preset_changed() -> None:
+    st.session_state["form-rest"] = {}
     for name in FIELDS:
         st.session_state[f"form-{name}"] = getattr(PRESETS[st.session_state["form-preset"]], name)
 
@@ -174,11 +182,11 @@ def _spec(defenses: tuple[DefenseSpec, ...]) -> RunSpec:
         EmaError: it cannot be run.
     """
     state = st.session_state
-    preset = state["form-preset"]
-    chosen: Recipe = recipe(preset, **{name: state[f"form-{name}"] for name in FIELDS})
+    fields = {name: state[f"form-{name}"] for name in FIELDS if state[f"form-{name}"] is not None}
+    recipe = {**PRESETS[state["form-preset"]].model_dump(), **state["form-rest"], **fields}
     value = {
         "model": state["form-model"], "dataset": state["form-dataset"], "safe_pool": state.get("form-pool") or RunSpec().safe_pool,
-        "defenses": [defense.model_dump() for defense in defenses], "recipe": chosen.model_dump(), "seed": state["form-seed"] or 0,
+        "defenses": [defense.model_dump() for defense in defenses], "recipe": recipe, "seed": state["form-seed"] or 0,
     }  # fmt: skip
     return parse(RunSpec, value, "run")
 

@@ -73,8 +73,7 @@ def pick_runs(
         asked = st.session_state[memory]
     chosen = list(dict.fromkeys(found for found in (_known(text, options) for text in asked) if found))
     _remember(chosen, memory, param)
-    if st.session_state.get(widget) != chosen:
-        st.session_state[widget] = chosen
+    st.session_state[widget] = chosen  # always: a widget that was away for a while comes back empty in the browser otherwise
     st.multiselect(
         label, options, key=widget, format_func=lambda run_id: run_info(run_id).label, max_selections=max_selections, help=help,
         select_all=False, on_change=_changed, args=(widget, memory, param),

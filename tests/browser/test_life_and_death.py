@@ -24,7 +24,7 @@ def test_sigkill_of_the_app_loses_nothing_and_ctrl_c_puts_the_run_back(home: Pat
     add_tiny(home)
     try:
         app = start_app()
-        run, job = launch.launch_run(tiny_spec(steps=150, batch_size=1, checkpoint_every=50))
+        run, _ = launch.launch_run(tiny_spec(steps=150, batch_size=1, checkpoint_every=50))
         until(lambda: run.state().step >= 2)
         first = worker_status().pid
         os.kill(app.process.pid, signal.SIGKILL)
