@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ema_core.errors import EmaError
-from ema_core.files import sha256_json
+from ema_core.files import sha256_file, sha256_json
 from ema_core.models.catalog import EMBEDDED, find
 from ema_core.models.fetch import Progress, prepare, quiet, verify
 from ema_core.settings import settings
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A frozen chat model in evaluation mode, its tokenizer, and what it is.
 
-    ``weights_hash`` is over the files of the prepared model; ``context`` in tokens.
+    ``weights_hash`` is over the safetensors files alone: configuration and tokenizer files change with the packages that wrote
+    them, and heads or adapters must fit on every machine. ``context`` in tokens.
     """
 
     id: str
@@ -74,11 +75,10 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
 
     logging.disable_progress_bar()
     if entry.source == "folder":
-        from ema_core.files import sha256_file
-
-        weights = sha256_json({p.name: sha256_file(p) for p in sorted(entry.folder.glob("*.safetensors"))})
+        files = {path.name: sha256_file(path) for path in entry.folder.glob("*.safetensors")}
     else:
-        weights = sha256_json(verify(entry))
+        files = verify(entry)
+    weights = sha256_json({name: digest for name, digest in files.items() if name.endswith(".safetensors")})
     dtype = torch.bfloat16 if where == "cuda" else torch.float32
     try:
         loaded = AutoModelForCausalLM.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, local_files_only=True)

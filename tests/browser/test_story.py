@@ -47,7 +47,7 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     trouble: list[str] = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.goto(app.url)
-    page.get_by_text("Start the demo").wait_for(timeout=WAIT)
+    page.get_by_role("button", name="Start the demo").wait_for(timeout=WAIT)
     shoot(page, "home")
 
     page.goto(f"{app.url}/fine-tune")

@@ -53,7 +53,7 @@ def tuned(model):
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.004)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.001)
     yield peft_model
     adapters.detach(peft_model)
     model.model.requires_grad_(False)
