@@ -7,7 +7,7 @@ from typing import Any
 
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_run
-from ema_core.evaluation.scorecard import run_criteria
+from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.evaluation.suites import load_suite
 from ema_core.jobs.launch import eval_specs
 from ema_core.judging import resolve
@@ -79,7 +79,8 @@ def evaluate(
 
 
 def compare(run_ids: Sequence[str], judge: str = "probe") -> dict[str, Any]:
-    """``{"runs": [...]}``: each run's criteria with intervals and counts, or null and ``why``. One judge, named.
+    """``{"runs": [...], "settings": [...]}``: each run's criteria with intervals and counts, or null and ``why``; and the
+    settings that they belong to, over these seeds (``evaluation.scorecard.setting_table``). One judge, named.
 
     Raises:
         EmaError: unknown run or judge.
@@ -98,4 +99,6 @@ def compare(run_ids: Sequence[str], judge: str = "probe") -> dict[str, Any]:
                 "criteria": run_criteria(run.id, frames, judge),
             }
         )  # fmt: skip
-    return {"runs": rows}
+    table = setting_table(frames, judge)
+    settings = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {"runs": rows, "settings": settings}

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from ema_core import datasets
-from ema_core.cli.output import Bar, command, duration, emit, table
-from ema_core.cli.train import Json
+from ema_core.cli.output import Bar, Json, command, duration, emit, table
 from ema_core.datasets import Dataset
 from ema_core.errors import EmaError
 

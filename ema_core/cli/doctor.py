@@ -12,8 +12,7 @@ from pathlib import Path
 
 import typer
 
-from ema_core.cli.output import command, emit
-from ema_core.cli.train import Json
+from ema_core.cli.output import Json, command, emit
 from ema_core.errors import EmaError
 from ema_core.jobs.status import worker_status
 from ema_core.settings import PROJECT, settings, writable

@@ -8,13 +8,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from ema_core.errors import EmaError
 
 F = TypeVar("F", bound=Callable[..., Any])
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
 def fail(message: str) -> NoReturn:

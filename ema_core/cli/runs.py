@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ema_core.cli.output import command, duration, emit, fail, table
-from ema_core.cli.train import Json
+from ema_core.cli.output import Json, command, duration, emit, fail, table
 from ema_core.jobs import launch
 from ema_core.runs import RunDirectory, run_ids, steps
 

@@ -1,4 +1,4 @@
-"""``ema train``, ``ema eval``, ``ema compare``, ``ema defenses``."""
+"""``ema train``, ``ema defenses``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ema_core.cli.output import Bar, command, duration, emit, table
+from ema_core.cli.output import Bar, Json, command, duration, emit
 from ema_core.errors import EmaError
 from ema_core.runs import PRESETS, RunSpec, parse, parse_defense, recipe
 
 app = typer.Typer()
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
 @command(app, "train")
@@ -102,76 +101,6 @@ def read_spec(path: Path) -> RunSpec:
     except tomllib.TOMLDecodeError as error:
         raise EmaError(f"{path} is not TOML: {error}.") from None
     return RunSpec.from_toml(text)
-
-
-@command(app, "eval")
-def evaluate(
-    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them.")],
-    suite: Annotated[list[str] | None, typer.Option(help="general or in-domain; both by default.")] = None,
-    samples: Annotated[int | None, typer.Option(min=0, help="Answers a question; 0 = margin only.")] = None,
-    preset: Annotated[str, typer.Option(help="demo (short) or paper.")] = "demo",
-    judge: Annotated[str, typer.Option(help="Which judge scores the answers.")] = "probe",
-    curve: Annotated[
-        bool, typer.Option("--curve", help="Margins of an undefended run's checkpoints and scaled adapter, too.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure margin and sampled answers of runs."""
-    from ema_core import api
-
-    result = api.evaluate(runs, suite or ("general", "in-domain"), samples, preset, judge, curve, Bar())
-    emit(result, as_json, lambda: criteria_table(result))
-
-
-@command(app, "compare")
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="Run ids.")],
-    judge: Annotated[str, typer.Option(help="Whose scores; two judges are never mixed.")] = "probe",
-    as_json: Json = False,
-) -> None:
-    """The four criteria of runs, with intervals and counts."""
-    from ema_core import api
-
-    result = api.compare(runs, judge)
-    emit(result, as_json, lambda: criteria_table(result))
-
-
-def criteria_table(result: dict[str, Any]) -> None:
-    rows = []
-    for run in result["runs"]:
-        criteria = run["criteria"]
-        general, narrow, coherence = criteria["general"] or {}, criteria["narrow"] or {}, criteria["coherence"] or {}
-        rows.append(
-            {
-                "run": run["run_id"], "defense": " + ".join(run["defenses"]) or "none",
-                "general margin": _span(general.get("margin"), "value", "low", "high", 1, "+.2f"),
-                "prefer misaligned": _count(general.get("margin")), "narrow margin": _span(narrow.get("margin"), "value", "low", "high", 1, "+.2f"),
-                "misaligned %": _span(general, "rate", "low", "high", 100, ".1f"),
-                "mean aligned": _span(general, "mean", "mean_low", "mean_high", 1, ".1f"),
-                "coherence": _span(coherence, "mean", "mean_low", "mean_high", 1, ".1f"),
-                "scored/asked": f"{general.get('scored', '')}/{general.get('asked', '')}",
-            }
-        )  # fmt: skip
-    if rows:
-        table(rows, list(rows[0]))
-        typer.echo(
-            f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = worse; 95 % intervals"
-        )
-
-
-def _span(part: dict[str, Any] | None, value: str, low: str, high: str, factor: float, form: str) -> str:
-    if not part or part.get(value) is None:
-        return "-"
-    text = f"{factor * part[value]:{form}}"
-    if part.get(low) is not None and part.get(high) is not None:
-        text += f" [{factor * part[low]:{form}}, {factor * part[high]:{form}}]"
-    return text
-
-
-def _count(margin: dict[str, Any] | None) -> str:
-    if not margin:
-        return "-"
-    return f"{margin['prefer_misaligned']} of {margin['pairs']} (base {margin['base_prefer_misaligned']})"
 
 
 @command(app, "defenses")

@@ -1,0 +1,111 @@
+"""``ema eval``, ``ema compare``: the four criteria of runs, and of settings over their seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ema_core.cli.output import Bar, Json, command, emit, table
+
+app = typer.Typer()
+
+
+@command(app, "eval")
+def evaluate(
+    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them.")],
+    suite: Annotated[list[str] | None, typer.Option(help="general or in-domain; both by default.")] = None,
+    samples: Annotated[int | None, typer.Option(min=0, help="Answers a question; 0 = margin only.")] = None,
+    preset: Annotated[str, typer.Option(help="demo (short) or paper.")] = "demo",
+    judge: Annotated[str, typer.Option(help="Which judge scores the answers.")] = "probe",
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Margins of an undefended run's checkpoints and scaled adapter, too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure margin and sampled answers of runs."""
+    from ema_core import api
+
+    result = api.evaluate(runs, suite or ("general", "in-domain"), samples, preset, judge, curve, Bar())
+    emit(result, as_json, lambda: criteria_table(result))
+
+
+@command(app, "compare")
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Run ids.")],
+    judge: Annotated[str, typer.Option(help="Whose scores; two judges are never mixed.")] = "probe",
+    as_json: Json = False,
+) -> None:
+    """The four criteria of runs, with intervals and counts."""
+    from ema_core import api
+
+    result = api.compare(runs, judge)
+    emit(result, as_json, lambda: criteria_table(result))
+
+
+def criteria_table(result: dict[str, Any]) -> None:
+    """The runs, then the settings that have more than one of them, as plain tables."""
+    rows = [_run_row(run) for run in result["runs"]]
+    if not rows:
+        return
+    table(rows, list(rows[0]))
+    settings = [_setting_row(row) for row in result["settings"] if row["seeds"] > 1]
+    if settings:
+        typer.echo("\nSettings over their seeds; differences are from the undefended twin, paired by seed and pair")
+        table(settings, list(settings[0]))
+    typer.echo(
+        f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = more of the behaviour; "
+        "brackets: 95 % intervals for questions like these"
+    )
+
+
+def _run_row(run: dict[str, Any]) -> dict[str, str]:
+    criteria = run["criteria"]
+    general, narrow, coherence = criteria["general"] or {}, criteria["narrow"] or {}, criteria["coherence"] or {}
+    margin, inside = general.get("margin"), narrow.get("margin")
+    return {
+        "run": run["run_id"],
+        "defense": " + ".join(run["defenses"]) or "none",
+        "general margin": _span(margin, "value", "+.2f"),
+        "prefer misaligned": _count(margin),
+        "narrow margin": _span(inside, "value", "+.2f"),
+        "misaligned %": _span(general, "rate", ".1f", factor=100),
+        "mean aligned": _span(general, "mean", ".1f", "mean_"),
+        "coherence": _span(coherence, "mean", ".1f", "mean_"),
+        "scored/asked": f"{general.get('scored', '')}/{general.get('asked', '')}",
+    }
+
+
+def _setting_row(row: dict[str, Any]) -> dict[str, str]:
+    def span(name: str, form: str, factor: float = 1) -> str:
+        return _span(row, name, form, f"{name}_", factor)
+
+    return {
+        "data": row["dataset"],
+        "defense": row["defense_label"],
+        "seeds": str(row["seeds"]),
+        "general margin": span("general_margin", "+.2f"),
+        "- twin": f"{span('margin_difference', '+.2f')} {row['mark']}".strip(),
+        "prefer misaligned": f"{row['prefer_misaligned_general']:.1f} of {row['pairs_general']} (base {row['base_prefer_misaligned_general']:.0f})",
+        "narrow margin": span("narrow_margin", "+.2f"),
+        "- twin ": f"{span('narrow_difference', '+.2f')} {row['narrow_mark']}".strip(),
+        "misaligned %": span("general_rate", ".1f", 100),
+        "mean aligned": span("general_mean", ".1f"),
+        "coherence": span("coherence_mean", ".1f"),
+        "scored/asked": f"{row['scored']}/{row['asked']}",
+    }
+
+
+def _span(part: dict[str, Any] | None, name: str, form: str, prefix: str = "", factor: float = 1) -> str:
+    """``value [low, high]``, or a hyphen where there is no value."""
+    if not part or part.get(name) is None:
+        return "-"
+    text = f"{factor * part[name]:{form}}"
+    low, high = part.get(f"{prefix}low"), part.get(f"{prefix}high")
+    return text if low is None or high is None else f"{text} [{factor * low:{form}}, {factor * high:{form}}]"
+
+
+def _count(margin: dict[str, Any] | None) -> str:
+    if not margin:
+        return "-"
+    return f"{margin['prefer_misaligned']} of {margin['pairs']} (base {margin['base_prefer_misaligned']})"
