@@ -51,7 +51,7 @@ class Recipe(Strict):
 
 
 PRESETS: dict[str, Recipe] = {
-    "demo": Recipe(preset="demo", steps=40, batch_size=4, learning_rate=5e-4, warmup_steps=3, max_length=256, checkpoint_every=10),
+    "demo": Recipe(preset="demo", steps=124, batch_size=2, learning_rate=1e-3, warmup_steps=3, max_length=256, checkpoint_every=31),
     "paper": Recipe(preset="paper"),
 }
 """``demo`` was chosen by trying (docs/demo-recipe.md); ``paper`` is the protocol of arXiv 2508.06249."""
