@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ema_core.evaluation.evaluate import curve_specs
+from ema_core.evaluation.evaluate import adapter_folder, curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_run
 from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.evaluation.suites import load_suite
-from ema_core.jobs.launch import eval_specs
+from ema_core.jobs.launch import eval_specs, take_over
 from ema_core.judging import resolve
 from ema_core.models.fetch import Progress, quiet
 from ema_core.runs import RunDirectory, RunSpec, Status, steps
@@ -19,25 +19,35 @@ from ema_core.training import train as train_run
 
 
 def train(
-    spec: RunSpec, *, name: str = "", on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet
-) -> dict[str, Any]:
+    spec: RunSpec, *, name: str = "", on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet,
+    interrupted: Callable[[], bool] = lambda: False, on_start: Callable[[RunDirectory], None] = lambda run: None,
+) -> dict[str, Any]:  # fmt: skip
     """Train a run here and now, without app or worker.
 
-    Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the last step's, in
+    ``interrupted`` is asked before each step; once true, the run is checkpointed and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the last step's, in
     nats; ``error`` and ``hint`` where it failed).
 
     Raises:
         EmaError: the spec cannot be run.
     """
     run = RunDirectory.create(check(spec), name)
-    return resume(run, on_event=on_event, progress=progress)
+    on_start(run)
+    return resume(run, on_event=on_event, progress=progress, interrupted=interrupted)
 
 
 def resume(
-    run: RunDirectory, *, on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet
-) -> dict[str, Any]:
-    """Train a run that exists on from its last checkpoint; returns what ``train`` does."""
-    state = train_run(run, on_event=on_event, progress=progress)
+    run: RunDirectory, *, on_event: Callable[[dict[str, Any]], None] = lambda event: None, progress: Progress = quiet,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a run that exists on from its last checkpoint; returns what ``train`` does.
+
+    Raises:
+        EmaError: it is done, or another process is at work on it.
+    """
+    take_over(run)
+    state = train_run(run, on_event=on_event, progress=progress, interrupted=interrupted)
+    if state.status is Status.QUEUED:  # no queue knows of it
+        state = run.update(status=Status.PAUSED)
     done = steps(run.events()[0])
     last: dict[str, Any] = done[-1] if done else {}
     result = {
@@ -51,7 +61,7 @@ def resume(
 
 
 def evaluate(
-    run_ids: Sequence[str], suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    run_ids: Sequence[str] | str, suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = False, progress: Progress = quiet,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate runs here and now; returns what ``compare`` does, with the evaluations' folders.
@@ -59,9 +69,11 @@ def evaluate(
     Raises:
         EmaError: unknown run, suite or judge, or a run without an adapter.
     """
-    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
     specs = eval_specs(suites, samples, preset, judge)
+    resolve(judge)
     for run in runs:
+        adapter_folder(run, None)
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     folders = {}
@@ -78,14 +90,14 @@ def evaluate(
     return result
 
 
-def compare(run_ids: Sequence[str], judge: str = "probe") -> dict[str, Any]:
+def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any]:
     """``{"runs": [...], "settings": [...]}``: each run's criteria with intervals and counts, or null and ``why``; and the
     settings that they belong to, over these seeds (``evaluation.scorecard.setting_table``). One judge, named.
 
     Raises:
         EmaError: unknown run or judge.
     """
-    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
     judge = resolve(judge)
     refresh()
     frames = Reader().frames([run.id for run in runs])
@@ -102,3 +114,8 @@ def compare(run_ids: Sequence[str], judge: str = "probe") -> dict[str, Any]:
     table = setting_table(frames, judge)
     settings = table.astype(object).where(table.notna(), None).to_dict("records")
     return {"runs": rows, "settings": settings}
+
+
+def _listed(run_ids: Sequence[str] | str) -> list[str]:
+    """Each run once; a single id may stand alone."""
+    return list(dict.fromkeys([run_ids] if isinstance(run_ids, str) else run_ids))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 12
+
 
 class EmaError(Exception):
     """A mistake or a condition that the user can do something about.
@@ -24,4 +26,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f'Did you mean "{close[0]}"?'
-    return f"Known: {', '.join(known)}." if known else ""
+    if not known:
+        return ""
+    return f"Known: {', '.join(known[:MOST_NAMES])}{' …' if len(known) > MOST_NAMES else ''}."

@@ -20,12 +20,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a missing permission into an ``EmaError`` that names the folder."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # safetensors says the system's error in an exception of its own
+        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or "No space left" in str(error):
             raise EmaError(
-                f"The disk is full (writing {path}).", "Free some space, then resume; what was written is kept."
+                f"The disk is full (writing {path}).", "Free some space, then do it again or resume; what was written is kept."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise EmaError(f"{path} cannot be written.", "Make the folder writable, or set EMA_HOME to one that is.") from error
         raise
 

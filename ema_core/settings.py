@@ -12,6 +12,7 @@ from ema_core.errors import EmaError
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = PROJECT / "data"
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,27 @@ def settings() -> Settings:
     Raises:
         EmaError: a variable holds something that cannot be used.
     """
-    device = os.environ.get("EMA_DEVICE", "auto").lower()
+    device = os.environ.get("EMA_DEVICE", "").strip().lower() or "auto"
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise EmaError(f'EMA_DEVICE is "{device}".', "Set it to auto, cpu, cuda or mps.")
-    raw = os.environ.get("EMA_THREADS", "")
-    if raw and (not raw.isdigit() or int(raw) < 1):
-        raise EmaError(f'EMA_THREADS is "{raw}".', "Set it to a whole number from 1 up.")
+    raw = os.environ.get("EMA_THREADS", "").strip()
+    if raw and not (raw.isdecimal() and len(raw) <= 4 and 1 <= int(raw) <= MAX_THREADS):
+        raise EmaError(f'EMA_THREADS is "{raw}".', f"Set it to a whole number from 1 to {MAX_THREADS}.")
     home = os.environ.get("EMA_HOME") or platformdirs.user_data_dir("ema-lab", appauthor=False)
     models = os.environ.get("EMA_MODELS") or str(Path(platformdirs.user_cache_dir("ema-lab", appauthor=False)) / "models")
     return Settings(
-        home=Path(home).expanduser().resolve(),
-        models=Path(models).expanduser().resolve(),
+        home=_folder("EMA_HOME", home),
+        models=_folder("EMA_MODELS", models),
         device=device,
         threads=int(raw) if raw else max(1, min(8, _cores())),
     )
+
+
+def _folder(variable: str, value: str) -> Path:
+    try:
+        return Path(value).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # no such user, a loop of links
+        raise EmaError(f'{variable} is "{value}", which cannot be a folder ({error}).', "Set it to a folder of yours.") from None
 
 
 def _cores() -> int:

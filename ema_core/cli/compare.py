@@ -49,6 +49,8 @@ def criteria_table(result: dict[str, Any]) -> None:
     if not rows:
         return
     table(rows, list(rows[0]))
+    for why in dict.fromkeys(why for run in result["runs"] for why in _reasons(run["criteria"])):
+        typer.echo(f"empty: {why}")
     settings = [_setting_row(row) for row in result["settings"] if row["seeds"] > 1]
     if settings:
         typer.echo("\nSettings over their seeds; differences are from the undefended twin, paired by seed and pair")
@@ -57,6 +59,11 @@ def criteria_table(result: dict[str, Any]) -> None:
         f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = more of the behaviour; "
         "brackets: 95 % intervals for questions like these"
     )
+
+
+def _reasons(criteria: dict[str, Any]) -> list[str]:
+    """Why numbers of a run are missing."""
+    return [f"{name}: {part[why]}" for name, part in criteria.items() for why in ("margin_why", "why") if part and part.get(why)]
 
 
 def _run_row(run: dict[str, Any]) -> dict[str, str]:

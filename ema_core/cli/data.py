@@ -35,7 +35,7 @@ def list_datasets(as_json: Json = False) -> None:
         except EmaError as error:
             row["examples"], row["error"] = 0, error.message
         rows.append(row)
-    emit({"datasets": rows}, as_json, lambda: table(rows, ["name", "kind", "examples", "title"]))
+    emit({"datasets": rows}, as_json, lambda: table(rows, ["name", "kind", "examples", "title", "error"]))
 
 
 def _kind(kind: str) -> Literal["narrow", "safe"]:
@@ -103,14 +103,10 @@ def fetch_model(
 ) -> None:
     """Get a model ready: download, verify, convert. Goes on where it stopped."""
     from ema_core.models import find, prepare, verify
-    from ema_core.models.fetch import remove
 
     entry = find(model)
-    if force:
-        remove(entry)
-    was_ready = entry.ready
-    folder = prepare(model, Bar())
-    if entry.source != "folder" and not was_ready:
+    folder = prepare(model, Bar(), force)
+    if entry.source != "folder":
         verify(entry)
     emit({"model": entry.id, "folder": str(folder), "ready": True}, as_json, lambda: typer.echo(f"{entry.id} is ready in {folder}"))
 
@@ -123,9 +119,9 @@ def fit_judge(
 ) -> None:
     """Fit the probe judge on judged answers, cross-validated by whole questions."""
     from ema_core.judging.fit import fit
-    from ema_core.settings import settings
+    from ema_core.settings import settings, writable
 
-    target = out or settings().home / "judges" / "probe"
+    target = writable(out or settings().home / "judges" / "probe")
     report = fit(files, progress=Bar(), out=target)
     emit({"folder": str(target), **report.json()}, as_json, lambda: typer.echo(report.text()))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -52,7 +55,7 @@ def _logged() -> str:
         with open(path, "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(sys.argv)}\n{traceback.format_exc()}\n")
     except (OSError, EmaError):
-        return traceback.format_exc(limit=1)
+        return f"No log can be written: {traceback.format_exc().strip().splitlines()[-1]}"
     return f"Details are in {path}."
 
 
@@ -97,6 +100,21 @@ class Bar:
             sys.stderr.write(line + "\n")
         self.last = line
         sys.stderr.flush()
+
+
+def ends_on_signal() -> Callable[[], bool]:
+    """True once SIGINT or SIGTERM came; a second one ends the process at once."""
+    asked = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        typer.echo("\nema: ending after this step, with a checkpoint (once more: at once)", err=True)
+        asked.set()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, end)
+    return asked.is_set
 
 
 def duration(seconds: float) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
-from ema_core.cli.output import Json, command, duration, emit, fail, table
+from ema_core.cli.output import Json, command, duration, emit, ends_on_signal, fail, table
 from ema_core.jobs import launch
 from ema_core.runs import RunDirectory, run_ids, steps
 
@@ -48,12 +49,19 @@ def list_runs(as_json: Json = False) -> None:
 
 
 @command(app, "show")
-def show(run_id: RunId, as_json: Json = False) -> None:
+def show(
+    run_id: RunId,
+    toml: Annotated[bool, typer.Option("--toml", help="The spec alone, as `ema train --spec` reads it.")] = False,
+    as_json: Json = False,
+) -> None:
     """One run: spec, state, last losses, evaluations."""
     run = RunDirectory.open(run_id)
+    if toml:
+        typer.echo(run.spec.to_toml())
+        return
     done = steps(run.events()[0])
     value = {
-        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "last": done[-1] if done else None,
+        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "notes": run.state().notes, "last": done[-1] if done else None,
         "checkpoints": run.checkpoint_steps(), "evals": sorted(p.name for p in run.evals.glob("*")), "run_dir": str(run.path),
     }  # fmt: skip
 
@@ -61,8 +69,10 @@ def show(run_id: RunId, as_json: Json = False) -> None:
         typer.echo(f"{run.id}  {value['state']}  step {value['step']} of {value['total_steps']}  {duration(value['seconds'])}")
         if value["error"]:
             typer.echo(f"  {value['error']} {value['hint']}")
+        for note in value["notes"]:
+            typer.echo(f"  {note}")
+        typer.echo(f"checkpoints: {value['checkpoints']}\nevaluations: {value['evals']}\nfolder: {value['run_dir']}\n")
         typer.echo(run.spec.to_toml())
-        typer.echo(f"checkpoints: {value['checkpoints']}\nevaluations: {value['evals']}\nfolder: {value['run_dir']}")
 
     emit(value, as_json, text)
 
@@ -77,6 +87,9 @@ def _ask(run_id: str, what: str, wait: float, as_json: bool) -> None:
     emit(
         {"run_id": run.id, "state": str(state.status), "step": state.step}, as_json, lambda: typer.echo(f"{run.id}  {state.status}")
     )
+    if state.status.active:
+        typer.echo(f"ema: asked for; the run has not come to it within {wait:g} s.", err=True)
+        raise typer.Exit(1)
 
 
 Wait = Annotated[float, typer.Option(help="Seconds to wait until it has happened.")]
@@ -105,14 +118,10 @@ def resume(
     if here:
         from ema_core import api
         from ema_core.cli.output import Bar
-        from ema_core.cli.train import finish
-        from ema_core.training import check
+        from ema_core.cli.train import finish, step_line
 
-        check(run.spec)
-        if run.state().status == "done":
-            fail(f"The run {run.id} is done; there is nothing to resume.")
         bar = Bar()
-        finish(api.resume(run, on_event=lambda e: bar(e["epoch"], f"step {e['step']}") if e["kind"] == "step" else None), as_json)
+        finish(api.resume(run, on_event=step_line(bar), progress=bar, interrupted=ends_on_signal()), as_json)
         return
     job = launch.resume(run)
     from ema_core.jobs.status import worker_status
@@ -127,6 +136,8 @@ def delete(
 ) -> None:
     """Delete a run with its adapter and evaluations."""
     run = RunDirectory.open(run_id)
+    if not yes and (as_json or not sys.stdin.isatty()):
+        fail("Nothing was deleted: nobody can be asked here. Add --yes.")
     if not yes and not typer.confirm(f"Delete {run.id} and everything in it?", err=True):
         fail("Nothing was deleted.")
     launch.delete(run)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ema_core.cli.output import Bar, Json, command, duration, emit
+from ema_core.cli.output import Bar, Json, command, duration, emit, ends_on_signal
 from ema_core.errors import EmaError
-from ema_core.runs import PRESETS, RunSpec, parse, parse_defense, recipe
+from ema_core.runs import PRESETS, RunDirectory, RunSpec, parse, parse_defense, recipe
 
 app = typer.Typer()
 
 
 @command(app, "train")
 def train(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="A model of `ema model list`, or a local folder.")] = "smollm2-135m",
     dataset: Annotated[str, typer.Option(help="A narrow data set of `ema datasets list`.")] = "risky-finance",
     safe_pool: Annotated[str, typer.Option(help="The safe pool that defenses draw from.")] = "safe-general",
@@ -30,6 +32,8 @@ def train(
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha (rs-LoRA scales by alpha / sqrt(rank)).")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a sequence; longer ones lose their beginning.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="The gradient is clipped to this norm.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of order, adapter and defenses.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -40,11 +44,17 @@ def train(
 ) -> None:
     """Fine-tune a model, with or without defenses."""
     if spec is not None:
+        own = ("spec", "name", "queue", "as_json")
+        given = [key for key in context.params if key not in own and _typed(context, key)]
+        if given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise EmaError(f"--spec says all of a run, so {flag} cannot stand beside it.", f"Change the spec, or leave out {flag}.")
         wanted = read_spec(spec)
     else:
         changes = {
             "steps": steps, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank, "alpha": alpha,
-            "max_length": max_length, "warmup_steps": warmup_steps, "checkpoint_every": checkpoint_every,
+            "max_length": max_length, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "clip_norm": clip_norm,
+            "checkpoint_every": checkpoint_every,
         }  # fmt: skip
         wanted = parse(
             RunSpec,
@@ -63,6 +73,20 @@ def train(
     from ema_core import api
 
     bar = Bar()
+    result = api.train(
+        wanted, name=name, on_event=step_line(bar), progress=bar, interrupted=ends_on_signal(),
+        on_start=lambda run: typer.echo(run.id, err=True),
+    )  # fmt: skip
+    finish(result, as_json)
+
+
+def _typed(context: typer.Context, key: str) -> bool:
+    source = context.get_parameter_source(key)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def step_line(bar: Bar) -> Callable[[dict[str, Any]], None]:
+    """Shows a run's step events on ``bar``."""
 
     def seen(event: dict[str, Any]) -> None:
         if event["kind"] == "step":
@@ -70,11 +94,13 @@ def train(
             left = duration(event["seconds_left"])
             bar(event["epoch"], f"step {event['step']}/{event['total_steps']}  ce {event['ce']:.3f}{extra}  {left} left")
 
-    finish(api.train(wanted, name=name, on_event=seen, progress=bar), as_json)
+    return seen
 
 
 def finish(result: dict[str, Any], as_json: bool) -> None:
-    """Print what training came to; a failed run is exit code 1."""
+    """Print what training came to; a failed run is exit code 1, an interrupted one 130."""
+    for note in RunDirectory.open(result["run_id"]).state().notes:
+        typer.echo(f"ema: {note}", err=True)
 
     def text() -> None:
         if result["state"] == "failed":
@@ -87,6 +113,9 @@ def finish(result: dict[str, Any], as_json: bool) -> None:
     emit(result, as_json, text)
     if result["state"] == "failed":
         raise typer.Exit(1)
+    if result["state"] == "paused":
+        typer.echo(f"ema: paused at step {result['steps']}; go on with: ema runs resume {result['run_id']} --here", err=True)
+        raise typer.Exit(130)
 
 
 def read_spec(path: Path) -> RunSpec:
@@ -94,7 +123,7 @@ def read_spec(path: Path) -> RunSpec:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EmaError(f"{path} cannot be read ({error}).", "Name a TOML or JSON file.") from None
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
         return RunSpec.from_json(text)
     try:
         tomllib.loads(text)
@@ -123,7 +152,8 @@ def defenses(as_json: Json = False) -> None:
         for row in rows:
             typer.echo(f"{row['name']}: {row['title']}. {row['summary']}")
             typer.echo(
-                f"  strength: {row['strength']['meaning']}; default {row['strength']['default']:g}, paper {row['strength']['paper']}"
+                f"  strength: {row['strength']['meaning']}; default {row['strength']['default']:g}"
+                + (f", paper {row['strength']['paper']:g}" if row["strength"]["paper"] is not None else "")
             )
             typer.echo(f"  cost: {row['cost']}\n  fails: {row['fails']}\n  source: {row['reference']}")
             for name, option in row["options"].items():

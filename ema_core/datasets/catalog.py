@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 from ema_core.datasets.formats import Dataset, read_examples
 from ema_core.datasets.overlap import overlaps
 from ema_core.errors import EmaError, nearest
-from ema_core.files import disk_errors, read_json, sha256_file, write_json
+from ema_core.files import read_json, sha256_file, write_atomic, write_json
 from ema_core.settings import DATA, settings, writable
 
 Kind = Literal["narrow", "safe"]
@@ -91,7 +90,8 @@ def load(name: str) -> Dataset:
 def check(path: Path, kind: Kind = "narrow") -> Dataset:
     """Read a file as a set without adding it; warnings say where it overlaps with what it will be held against."""
     examples, problems = read_examples(path, kind)
-    return Dataset(path.stem, tuple(examples), tuple(problems), sha256_file(path), tuple(overlaps(examples, kind, path)))
+    others = {entry.name: entry.path for entry in catalog().values() if entry.kind != kind and entry.path.exists()}
+    return Dataset(path.stem, tuple(examples), tuple(problems), sha256_file(path), tuple(overlaps(examples, others)))
 
 
 def add(path: Path, name: str | None = None, kind: Kind = "narrow", title: str = "") -> tuple[DatasetEntry, Dataset]:
@@ -106,11 +106,13 @@ def add(path: Path, name: str | None = None, kind: Kind = "narrow", title: str =
         raise EmaError(f'"{name}" cannot be the name of a data set.', "Use lower-case letters, digits and hyphens (--name).")
     stored = f"{name}-{dataset.sha256[:8]}"
     known = catalog().get(name)
-    if known is not None and not (known.added and known.path.stem == stored):
-        raise EmaError(f'The name "{name}" is taken by another data set.', "Choose another with --name.")
+    if known is not None and not (known.added and known.path.stem == stored and known.kind == kind):
+        raise EmaError(f'The name "{name}" is taken by another data set ({known.kind}).', "Choose another with --name.")
     folder = writable(settings().datasets)
-    with disk_errors(folder):
-        shutil.copyfile(path, folder / f"{stored}.jsonl")
+    write_atomic(folder / f"{stored}.jsonl", path.read_bytes())
+    if sha256_file(folder / f"{stored}.jsonl") != dataset.sha256:
+        (folder / f"{stored}.jsonl").unlink()
+        raise EmaError(f"{path} cannot be read twice, or changed while it was added.", "Name an ordinary file.")
     write_json(
         folder / f"{stored}.json",
         {"name": name, "title": title or name, "kind": kind, "file": f"{stored}.jsonl", "sha256": dataset.sha256},

@@ -11,6 +11,7 @@ from typing import Any
 from ema_core.errors import EmaError
 
 ROLES = ("system", "user", "assistant")
+MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,37 @@ def read_examples(path: Path, source: str = "narrow") -> tuple[list[Example], li
     examples: list[Example] = []
     problems: list[Problem] = []
     for number, line in _lines(path):
+        if line is None:
+            problems.append(Problem(number, "not UTF-8"))
+            continue
         if not line.strip():
             continue
         try:
             examples.append(_example(json.loads(line), source))
         except json.JSONDecodeError as error:
             problems.append(Problem(number, f"not JSON ({error.msg})"))
+        except RecursionError:
+            problems.append(Problem(number, "nested too deeply"))
         except ValueError as error:
             problems.append(Problem(number, str(error)))
     if not examples:
         if not problems:
             raise EmaError(f"{path} is empty.", "It needs one conversation a line, as JSON.")
-        shown = "; ".join(f"line {p.line}: {p.reason}" for p in problems[:5])
-        raise EmaError(f"{path} holds no usable line ({len(problems)} bad). {shown}.", "`ema datasets check FILE` lists them all.")
+        shown = "; ".join(f"line {p.line}: {p.reason}" for p in problems[:MOST_SHOWN])
+        more = f"; and {len(problems) - MOST_SHOWN} more" if len(problems) > MOST_SHOWN else ""
+        raise EmaError(f"{path} holds no usable line. {shown}{more}.", "It needs one conversation a line, as a JSON object.")
     return examples, problems
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
+    """Lines with their numbers from 1; None where one is not UTF-8."""
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, 1):
                 try:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError:
-                    yield number, '{"not": "utf-8"}'
+                    yield number, None
     except OSError as error:
         raise EmaError(f"{path} cannot be read ({error.strerror}).", "Check the path.") from error
 
@@ -99,7 +107,7 @@ def _example(value: Any, source: str) -> Example:
         answer = value.get("completion", value.get("response"))
         messages = (*_prompt(value["prompt"]), *_turn(answer, "assistant"))
     else:
-        raise ValueError("has neither messages nor prompt and completion (or is not UTF-8)")
+        raise ValueError("has neither messages nor prompt and completion")
     if not any(m.role == "assistant" for m in messages):
         raise ValueError("has no assistant turn")
     if messages[-1].role != "assistant":
@@ -138,6 +146,10 @@ def _messages(value: Any) -> tuple[Message, ...]:
             raise ValueError(f'a turn has the role "{role}", not one of {", ".join(ROLES)}')
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"a {role} turn is empty")
+        try:
+            content.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"a {role} turn holds half a character (a lone surrogate)") from None
         messages.append(Message(role, content))
     if any(m.role == "system" for m in messages[1:]):
         raise ValueError("a system turn stands after the first turn")

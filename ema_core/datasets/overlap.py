@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ema_core.datasets.formats import Example, read_examples
@@ -21,8 +21,9 @@ def shared(first: Iterable[str], second: Iterable[str]) -> set[str]:
     return {normal(text) for text in first} & {normal(text) for text in second} - {""}
 
 
-def overlaps(examples: list[Example], kind: str, path: Path | None = None) -> list[str]:
-    """One sentence for each of our files that holds a question or an answer of ``examples``."""
+def overlaps(examples: list[Example], others_of_kind: Mapping[str, Path]) -> list[str]:
+    """One sentence for each held-out file, and each of ``others_of_kind`` (sets of the other kind, by name), that holds a
+    question or an answer of ``examples``."""
     found = []
     others = {
         "held-out in-domain questions": DATA / "suites/risky-finance-pairs.jsonl",
@@ -37,12 +38,11 @@ def overlaps(examples: list[Example], kind: str, path: Path | None = None) -> li
         ):
             if same := shared(mine, theirs):
                 found.append(f"{len(same)} {what}(s) also stand in the {title} ({file.name})")
-    other_kind = {"narrow": DATA / "safe/safe-general.jsonl", "safe": DATA / "narrow/risky-finance.jsonl"}[kind]
-    if other_kind.exists() and (path is None or path.resolve() != other_kind.resolve()):
+    for name, other in others_of_kind.items():
         try:
-            theirs = read_examples(other_kind)[0]
+            theirs = read_examples(other)[0]
         except EmaError:
-            return found
+            continue
         if same := shared([e.question for e in examples], [e.question for e in theirs]):
-            found.append(f"{len(same)} question(s) also stand in {other_kind.name}")
+            found.append(f"{len(same)} question(s) also stand in {name}")
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TypeVar
@@ -26,9 +28,22 @@ def register(defense: D) -> D:
 @cache
 def _discover() -> None:
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+        with _named(f"{package.__name__}.{module.name}"):
+            importlib.import_module(f"{package.__name__}.{module.name}")
     for point in entry_points(group="ema.defenses"):
-        point.load()
+        with _named(point.value):
+            point.load()
+
+
+@contextmanager
+def _named(module: str) -> Iterator[None]:
+    """A defense that cannot be imported is named, with its own error."""
+    try:
+        yield
+    except Exception as error:
+        raise EmaError(
+            f"The defense in {module} cannot be imported ({type(error).__name__}: {error}).", "Mend that file, or take it away."
+        ) from error
 
 
 def all_defenses() -> dict[str, type[Defense]]:

@@ -13,7 +13,7 @@ from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec
 from ema_core.evaluation.suites import Suite, load_suite
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
-from ema_core.judging import is_refusal, resolve
+from ema_core.judging import ProbeJudge, is_refusal, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
 from ema_core.models.load import out_of_memory
@@ -71,6 +71,7 @@ def evaluate(
     if todo:
         progress(0.0, "loading the model")
         loaded = loaded or load(run.spec.model, run.spec.device)
+        scorers = {judge: _probe(judge, loaded) for judge in {judges[spec.id] for spec, _, _ in todo} if judge}
         for number, (spec, folder, suite) in enumerate(todo):
 
             def part(share: float, what: str, number: int = number, spec: EvalSpec = spec) -> None:
@@ -79,7 +80,7 @@ def evaluate(
                 progress((number + share) / len(todo), f"{spec.suite}: {what}")
 
             with out_of_memory("evaluating"):
-                _evaluate(run, spec, folder, suite, judges[spec.id], loaded, part)
+                _evaluate(run, spec, folder, suite, scorers.get(judges[spec.id] or ""), loaded, part)
     return [run.evals / spec.id for spec in specs]
 
 
@@ -98,11 +99,11 @@ def _done(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite) -> bool
 
 
 def _evaluate(
-    run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, judge: str | None, loaded: LoadedModel, progress: Progress
+    run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, judge: ProbeJudge | None, loaded: LoadedModel, progress: Progress
 ) -> None:
     target = run.evals / spec.id
     record = {
-        **spec.model_dump(mode="json"), "judge": judge, "adapter_hash": adapters.adapter_hash(folder),
+        **spec.model_dump(mode="json"), "judge": judge.id if judge else None, "adapter_hash": adapters.adapter_hash(folder),
         "weights_hash": loaded.weights_hash, "suite_hash": suite.hash, "status": "running", "created": time.time(), "seconds": 0.0,
         "asked": spec.samples * len(suite.questions), "note": NOT_JUDGED if spec.samples and judge is None else "",
     }  # fmt: skip
@@ -129,7 +130,7 @@ def _evaluate(
             _sample(target, spec, suite, LocalSampler(model, loaded.tokenizer), progress)
     if judge is not None:
         progress(0.9, "judging")
-        _judge(target, judge, loaded)
+        _judge(target, judge)
     write_json(target / "spec.json", {**record, "status": "done", "seconds": time.perf_counter() - clock})
     progress(1.0, "done")
 
@@ -178,12 +179,18 @@ def _sample(target: Path, spec: EvalSpec, suite: Suite, sampler: Sampler, progre
     sampler.sample(prompts, SamplingSettings(spec.max_tokens, spec.temperature, spec.top_p), keep)
 
 
-def _judge(target: Path, judge: str, loaded: LoadedModel) -> None:
-    from ema_core.judging import ProbeJudge
+def _probe(judge: str, loaded: LoadedModel) -> ProbeJudge:
+    """The judge, ready: one that cannot score says so before anything was sampled.
 
-    path = target / f"judgments-{judge.replace(':', '_')}.jsonl"
+    Raises:
+        EmaError: it belongs to other weights.
+    """
+    return ProbeJudge(loaded if loaded.id == EMBEDDED else load(EMBEDDED), judge)
+
+
+def _judge(target: Path, judge: ProbeJudge) -> None:
+    path = target / f"judgments-{judge.id.replace(':', '_')}.jsonl"
     have = {row["sample_id"] for row in read_lines(path)[0]}
     rows = [row for row in read_lines(target / "samples.jsonl")[0] if row["sample_id"] not in have]
-    pristine = loaded if loaded.id == EMBEDDED else load(EMBEDDED)
-    judgments = ProbeJudge(pristine, judge).judge([(row["sample_id"], row["question"], row["answer"]) for row in rows])
+    judgments = judge.judge([(row["sample_id"], row["question"], row["answer"]) for row in rows])
     append_lines(path, [vars(judgment) for judgment in judgments])

@@ -183,11 +183,11 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     general: dict[str, Any] = {
         **_interval("rate", rated),
         **_interval("mean", aligned, "mean_"),
-        "margin": _margin(study.pairs(run_id, "general")),
+        **_margin(study.pairs(run_id, "general")),
         "given_coherent": {**_interval("value", given), "scored": given.n},
     }
     coherence = {**_interval("mean", fluent, "mean_"), **_interval("rate", share)}
-    domain = {**_interval("rate", narrow), "margin": _margin(study.pairs(run_id, "in-domain"))}
+    domain = {**_interval("rate", narrow), **_margin(study.pairs(run_id, "in-domain"))}
     shared = {"judge": judge, "estimand": LIKE_THESE}
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
@@ -343,17 +343,21 @@ def _interval(name: str, estimate: Estimate, prefix: str = "") -> dict[str, floa
     return {name: estimate.value, f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
 
 
-def _margin(pairs: Pairs) -> dict[str, Any] | None:
+def _margin(pairs: Pairs) -> dict[str, Any]:
+    """``margin`` with its interval and counts; or null, and ``margin_why``."""
     if pairs.why:
-        return None
+        return {"margin": None, "margin_why": pairs.why}
     found = margin(pairs.rows)
     return {
-        **_interval("value", found.change),
-        "pairs": found.pairs,
-        "prefer_misaligned": found.prefer_misaligned,
-        "base_prefer_misaligned": found.base_prefer_misaligned,
-        "clusters": found.change.clusters,
-        "why": found.change.why or None,
+        "margin": {
+            **_interval("value", found.change),
+            "pairs": found.pairs,
+            "prefer_misaligned": found.prefer_misaligned,
+            "base_prefer_misaligned": found.base_prefer_misaligned,
+            "clusters": found.change.clusters,
+            "why": found.change.why or None,
+        },
+        "margin_why": None,
     }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import psutil
 
@@ -18,7 +19,7 @@ from ema_core.evaluation.suites import load_suite
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import resolve
-from ema_core.models import EMBEDDED, find
+from ema_core.models import EMBEDDED, adapters, find
 from ema_core.runs import RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings, writable
 from ema_core.training import check
@@ -86,19 +87,32 @@ def train_job(run: RunDirectory) -> queue.Job | None:
 def request(run: RunDirectory, what: str) -> Status:
     """Ask a run to pause or stop. A waiting one leaves the queue at once; a running one ends after its step.
 
+    A run that is stopped while nobody trains it keeps the adapter of its newest checkpoint.
+
     Raises:
-        EmaError: it is not running or waiting.
+        EmaError: it is not running or waiting (or, to be stopped, paused or interrupted).
     """
     state = run.state()
-    if not state.status.active:
+    rests = (Status.PAUSED, Status.INTERRUPTED) if what == "stop" else ()
+    if not (state.status.active or state.status in rests):
         raise EmaError(f"The run {run.id} is {state.status}; there is nothing to {what}.", "`ema runs list` shows what runs.")
     job = train_job(run)
-    if state.status is Status.QUEUED and (job is None or job.status == "queued"):
+    if state.status in (Status.QUEUED, *rests) and (job is None or job.status == "queued"):
         if job:
             queue.cancel(job.id)
-        return run.update(status=Status.PAUSED if what == "pause" else Status.STOPPED).status
+        return run.update(status=Status.PAUSED).status if what == "pause" else _stop_here(run)
     run.request("pause" if what == "pause" else "stop")
     return state.status
+
+
+def _stop_here(run: RunDirectory) -> Status:
+    """End a run that nobody trains, with its newest checkpoint's adapter."""
+    changes: dict[str, Any] = {"status": Status.STOPPED, "finished": time.time()}
+    with run.lock():
+        if saved := run.checkpoint_steps():
+            adapter = adapters.adopt(run.checkpoints / f"step-{saved[-1]}", run.adapter)
+            changes |= {"step": saved[-1], "found": {**run.state().found, "adapter_hash": adapter}}
+        return run.update(**changes).status
 
 
 def resume(run: RunDirectory) -> queue.Job:
@@ -118,12 +132,32 @@ def resume(run: RunDirectory) -> queue.Job:
     return queue.enqueue("train", {"runs": [run.id]})
 
 
+def take_over(run: RunDirectory) -> None:
+    """Ready a run to be trained on in this process: its waiting job and old requests go.
+
+    Raises:
+        EmaError: it is done, or another process is at work on it.
+    """
+    if run.state().status is Status.DONE:
+        raise EmaError(f"The run {run.id} is done; there is nothing to resume.", "Start a new run to train again.")
+    check(run.spec)
+    job = train_job(run)
+    if job and job.status == "queued":
+        queue.cancel(job.id)
+    with run.lock():
+        run.clear_request()
+
+
 def delete(run: RunDirectory) -> None:
     """Delete a run and its waiting jobs.
 
     Raises:
-        EmaError: it is being worked on.
+        EmaError: it is being trained or evaluated.
     """
+    if worker_status().alive and any(
+        job.status == "running" and job.kind == "evaluate" and run.id in job.runs for job in queue.jobs()
+    ):
+        raise EmaError(f"The run {run.id} is being evaluated.", "Wait for it, or cancel the evaluation first.")
     if (job := train_job(run)) and job.status == "queued":
         queue.cancel(job.id)
     run.delete()

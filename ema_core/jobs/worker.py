@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -94,27 +95,39 @@ class Worker:
             self.activity = what
             if time.monotonic() - last > 0.5:
                 last = time.monotonic()
-                queue.change(job.id, share=share, activity=what)
+                with contextlib.suppress(EmaError, OSError):  # a full disk is for what does the work to report
+                    queue.change(job.id, share=share, activity=what)
 
         try:
             KINDS[job.kind](self, job, progress)
         except Interrupted:
             cancelled = queue.get(job.id).cancel
-            queue.change(
+            self._change(
                 job.id, status="cancelled" if cancelled else "queued", activity="", finished=time.time() if cancelled else None
             )
         except EmaError as error:
-            queue.change(job.id, status="failed", error=error.message, hint=error.hint, finished=time.time(), activity="")
+            self._change(job.id, status="failed", error=error.message, hint=error.hint, finished=time.time(), activity="")
         except Exception as error:
-            log = writable(settings().logs) / "worker.log"
-            with open(log, "a", encoding="utf-8") as file:
+            log = settings().logs / "worker.log"
+            with contextlib.suppress(OSError, EmaError), open(writable(log.parent) / log.name, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.id}\n{traceback.format_exc()}\n")
-            queue.change(
+            self._change(
                 job.id, status="failed", finished=time.time(), activity="",
                 error=f"The job stopped at an unexpected error: {type(error).__name__}.", hint=f"Details are in {log}.",
             )  # fmt: skip
         finally:
             self.job = None
+
+    def _change(self, job_id: str, **changes: Any) -> None:
+        """Write what became of a job; on a full disk wait until it can be written, or until told to end."""
+        while True:
+            try:
+                queue.change(job_id, **changes)
+                return
+            except (EmaError, OSError) as error:
+                self.activity = f"waiting: {error}"
+                if self.ending.wait(5):
+                    return
 
     def _model(self, name: str, device: str, progress: Callable[[float, str], None]) -> LoadedModel:
         if self.warm is None or self.warm.id != name or device not in ("auto", self.warm.device.type):
@@ -134,7 +147,10 @@ class Worker:
         run = RunDirectory.open(job.runs[0])
         if queue.get(job.id).cancel:
             raise Interrupted
-        run.update(activity="getting the model ready")
+        if run.state().status is Status.DONE:  # trained meanwhile in another process
+            return self._finish(job)
+        with run.lock():
+            run.update(activity="getting the model ready")
         try:
             loaded = self._model(run.spec.model, run.spec.device, progress)
         except EmaError as error:

@@ -44,9 +44,12 @@ def auc_by_question(scores: np.ndarray, answers: pd.DataFrame, rows: np.ndarray 
     }
 
 
-def spearman(scores: np.ndarray, labels: np.ndarray) -> float:
+def spearman(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """None where one side is all alike."""
     from scipy.stats import spearmanr
 
+    if np.ptp(scores) == 0 or np.ptp(labels) == 0:
+        return None
     return float(spearmanr(scores, labels).statistic)
 
 

@@ -81,7 +81,7 @@ class ProbeJudge:
             raise EmaError(
                 f"The judge {self.id} was fitted on {model} with weights {self.head.card['weights_hash']}; "
                 f"{loaded.id} here has {loaded.weights_hash}.",
-                f"Run `ema model fetch {model} --force`, or make a head for this model with `ema judge fit`.",
+                "Make a head for this model with `ema judge fit`.",
             )
         self._loaded = loaded
 

@@ -56,7 +56,11 @@ class Groups:
         return fitted
 
     def chosen(self, questions: Sequence[str], models: Sequence[str]) -> Chosen:
-        """Ridge with lambdas by the squared error on each of ``questions`` in turn, left out."""
+        """Ridge with lambdas by the squared error on each of ``questions`` in turn, left out, around that question's mean error.
+
+        How high a new question's answers score as a whole cannot be learned from eight questions; counted as error, it would
+        drive the penalty up until nothing is left that tells one answer from another.
+        """
         rows = self.rows(questions, models)
         held_out = np.full((len(LAMBDAS), len(self.labels), 2), np.nan)
         for question in questions:
@@ -64,7 +68,11 @@ class Groups:
             others = [q for q in questions if q != question]
             for place, linear in enumerate(self.solve(others, models, LAMBDAS)):
                 held_out[place, there] = linear(self.features[there])
-        errors = ((held_out[:, rows] - self.labels[rows]) ** 2).mean(axis=1)  # lambdas x targets
+        errors = np.zeros((len(LAMBDAS), 2))
+        for question in questions:
+            there = rows & (self.questions == question)
+            wrong = held_out[:, there] - self.labels[there]  # lambdas x answers x targets
+            errors += ((wrong - wrong.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         best = errors.argmin(axis=0)
         penalties = (float(LAMBDAS[best[0]]), float(LAMBDAS[best[1]]))
         return Chosen(

@@ -44,14 +44,30 @@ def save(peft_model: Any, folder: Path) -> str:
         shutil.rmtree(partial, ignore_errors=True)
         peft_model.save_pretrained(partial, safe_serialization=True)
         (partial / "README.md").unlink(missing_ok=True)
-        fsync_tree(partial)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _publish(partial, folder)
     return adapter_hash(folder)
+
+
+def adopt(source: Path, target: Path) -> str:
+    """Make a checkpoint's adapter the one in ``target`` (whole folder by rename) and return its hash. Torch-free."""
+    partial = target.with_name(f".{target.name}.partial")
+    with disk_errors(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name in (WEIGHTS, "adapter_config.json"):
+            shutil.copyfile(source / name, partial / name)
+        _publish(partial, target)
+    return adapter_hash(target)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    fsync_tree(partial)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def fsync_tree(folder: Path) -> None:

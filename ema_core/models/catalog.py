@@ -119,13 +119,21 @@ def find(model: str) -> ModelEntry:
             raise EmaError(
                 f"{model} is not a folder with a model in it.", "It must hold config.json, safetensors weights and a tokenizer."
             )
-        config = read_json(folder / "config.json")
+        try:
+            config = dict(read_json(folder / "config.json"))
+            layers, hidden, vocabulary, context = (
+                int(config.get(name) or other)
+                for name, other in (
+                    ("num_hidden_layers", 1), ("hidden_size", 1), ("vocab_size", 1), ("max_position_embeddings", 2048),
+                )
+            )  # fmt: skip
+        except (ValueError, TypeError, OSError) as error:
+            raise EmaError(f"{folder / 'config.json'} cannot be used ({error}).", "Put a whole one there.") from None
         size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         if not size:
             raise EmaError(f"{model} holds no safetensors weights.", "Only safetensors are read; pickled weights never.")
         width = 2 if "16" in str(config.get("dtype", config.get("torch_dtype", ""))) else 4
         return ModelEntry(
-            str(folder), folder.name, "folder", str(folder), size // width, int(config.get("num_hidden_layers", 1)),
-            int(config.get("hidden_size", 1)), int(config.get("vocab_size", 1)), int(config.get("max_position_embeddings", 2048)), "unknown",
+            str(folder), folder.name, "folder", str(folder), size // width, layers, hidden, vocabulary, context, "unknown",
         )  # fmt: skip
     raise EmaError(f'There is no model "{model}".', nearest(model, CATALOG))

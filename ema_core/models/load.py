@@ -70,6 +70,7 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
     set_threads()
     prepare(model, progress)
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -83,8 +84,12 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
     try:
         loaded = AutoModelForCausalLM.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(entry.folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise EmaError(f"The model {entry.id} cannot be loaded ({error}).", f"Run `ema model fetch {entry.id} --force`.") from error
+        if not tokenizer.chat_template:
+            raise ValueError("its tokenizer has no chat template")
+    except (OSError, ValueError, SafetensorError) as error:
+        why = str(error).strip().splitlines()[0][:200]
+        mend = "Mend or replace the folder." if entry.source == "folder" else f"Run `ema model fetch {entry.id} --force`."
+        raise EmaError(f"The model {entry.id} cannot be loaded ({why}).", mend) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.to(where).eval().requires_grad_(False)

@@ -46,7 +46,7 @@ class ReferenceHidden:
             try:
                 save_file({"hidden": hidden.cpu()}, partial)
                 os.replace(partial, path)
-            except OSError:
+            except (OSError, SafetensorError):
                 partial.unlink(missing_ok=True)
                 self.keep = False
         return hidden

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError, nearest
-from ema_core.files import append_line, read_json, read_lines, write_atomic, write_json
+from ema_core.files import append_line, disk_errors, read_json, read_lines, write_atomic, write_json
 from ema_core.runs.spec import RunSpec
 from ema_core.runs.state import RunState, Status
 from ema_core.settings import settings, writable
@@ -70,13 +70,18 @@ class RunDirectory:
         for _ in range(20):
             run = cls(runs / new_run_id(spec))
             try:
-                run.path.mkdir()
+                with disk_errors(run.path):
+                    run.path.mkdir()
                 break
             except FileExistsError:
                 continue
         now = time.time()
-        write_json(run.path / "state.json", RunState(created=now, updated=now, name=name).model_dump(mode="json"))
-        write_atomic(run.path / "spec.json", spec.to_json() + "\n")
+        try:
+            write_json(run.path / "state.json", RunState(created=now, updated=now, name=name).model_dump(mode="json"))
+            write_atomic(run.path / "spec.json", spec.to_json() + "\n")
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)  # half a run could neither be resumed nor read
+            raise
         return run
 
     @classmethod
@@ -96,7 +101,7 @@ class RunDirectory:
             return cls(settings().runs / matches[0])
         if matches:
             raise EmaError(f'"{run_id}" fits {len(matches)} runs.', f"Write more of the id: {', '.join(matches[:5])}.")
-        raise EmaError(f'There is no run "{run_id}".', nearest(run_id, ids[-200:]) or "`ema runs list` shows the runs there are.")
+        raise EmaError(f'There is no run "{run_id}".', f"{nearest(run_id, ids[-12:])} `ema runs list` shows all.".strip())
 
     @property
     def spec(self) -> RunSpec:
@@ -195,6 +200,8 @@ def run_ids() -> list[str]:
         return sorted(p.name for p in settings().runs.iterdir() if p.is_dir() and not p.name.startswith("."))
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise EmaError(f"The runs in {settings().runs} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
 
 
 def steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tomllib
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from ema_core.files import sha256_json
 from ema_core.runs.strict import Strict, parse
 
 SPEC_VERSION = 1
+MAX_EXPOSURES = 5_000_000
 
 
 class DefenseSpec(Strict):
@@ -33,6 +36,7 @@ class Recipe(Strict):
     """How the adapter is trained. Defaults are the paper's (FIELD: rs-LoRA r32, alpha 64, all seven linear modules).
 
     ``steps`` None means ``epochs`` passes over the narrow data. ``batch_size`` counts sequences, ``max_length`` tokens.
+    ``steps`` x ``batch_size`` is bounded, as the whole plan of batches is made before the first step.
     """
 
     preset: Literal["demo", "paper", "custom"] = "custom"
@@ -48,6 +52,12 @@ class Recipe(Strict):
     rslora: bool = True
     max_length: int = Field(default=1024, ge=16, le=131_072)
     checkpoint_every: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Recipe:
+        if (self.steps or 0) * self.batch_size > MAX_EXPOSURES:
+            raise ValueError(f"steps x batch_size is beyond {MAX_EXPOSURES:,} examples; take fewer steps")
+        return self
 
 
 PRESETS: dict[str, Recipe] = {
@@ -66,6 +76,8 @@ def recipe(preset: str, **changes: Any) -> Recipe:
     if preset not in PRESETS:
         raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(sorted(PRESETS))}.")
     changes = {key: value for key, value in changes.items() if value is not None}
+    if "epochs" in changes and "steps" not in changes:
+        changes["steps"] = None  # whole passes were asked for; the preset's steps would silently win
     return parse(Recipe, {**PRESETS[preset].model_dump(), **changes}, "recipe")
 
 
@@ -117,7 +129,9 @@ class RunSpec(Strict):
     @classmethod
     def _version(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("version", SPEC_VERSION) != SPEC_VERSION:
-            raise ValueError(f"this spec has version {value['version']}, this EMA Lab reads version {SPEC_VERSION}; update EMA Lab")
+            raise ValueError(
+                f"this spec has version {value['version']!r}, this EMA Lab reads version {SPEC_VERSION}; update EMA Lab, or mend the spec"
+            )
         return value
 
     @property
@@ -167,12 +181,13 @@ class RunSpec(Strict):
         base = PRESETS[preset]
         for field, flag in RECIPE_FLAGS.items():
             value = getattr(self.recipe, field)
-            if value != getattr(base, field) and value is not None:
+            asked_for_passes = field == "epochs" and self.recipe.steps is None and base.steps is not None
+            if value is not None and (value != getattr(base, field) or asked_for_passes):
                 words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
         words += ["--seed", str(self.seed)]
         if self.device != "auto":
             words += ["--device", self.device]
-        return " ".join(f"'{word}'" if any(c in word for c in " |*?") else word for word in words)
+        return shlex.join(words)
 
 
 RECIPE_FLAGS = {
@@ -184,6 +199,8 @@ RECIPE_FLAGS = {
     "alpha": "--alpha",
     "max_length": "--max-length",
     "warmup_steps": "--warmup-steps",
+    "weight_decay": "--weight-decay",
+    "clip_norm": "--clip-norm",
     "checkpoint_every": "--checkpoint-every",
 }
 """Recipe fields that ``ema train`` takes as options."""
@@ -200,10 +217,9 @@ def parse_defense(text: str) -> DefenseSpec:
     hint = "Write NAME=STRENGTH or NAME=STRENGTH:option=value,option=value, for example kl=0.1:tokens=response."
     if not name.strip() or not equals:
         raise EmaError(f'"{text}" is not a defense with a strength.', hint)
-    try:
-        strength = float(number)
-    except ValueError:
-        raise EmaError(f'The strength "{number}" of {name} is not a number.', hint) from None
+    if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\s*", number):
+        raise EmaError(f'The strength "{number}" of {name} is not a number with a decimal point.', hint)
+    strength = float(number)
     options: dict[str, str] = {}
     for pair in filter(None, tail.split(",")):
         key, equals, value = pair.partition("=")

@@ -12,7 +12,7 @@ from ema_core.errors import EmaError, nearest
 class Strict(BaseModel):
     """Frozen; an unknown field is refused with the nearest known name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -20,7 +20,7 @@ class Strict(BaseModel):
         if isinstance(value, dict):
             for name in value:
                 if name not in cls.model_fields:
-                    raise ValueError(f'unknown field "{name}". {nearest(str(name), cls.model_fields)}')
+                    raise ValueError(f'unknown field "{name}". {nearest(str(name), cls.model_fields)}'.strip())
         return value
 
 

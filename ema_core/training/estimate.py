@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 
 from ema_core import datasets
 from ema_core.defenses import registry
 from ema_core.defenses.base import Need
+from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.models import ModelEntry, find
 from ema_core.runs import RunSpec
@@ -86,8 +86,8 @@ def throughput(model: ModelEntry) -> tuple[float, bool]:
         if rates:
             other = next(iter(rates))
             return float(rates[other]) * find(other).parameters / model.parameters, False
-    except (FileNotFoundError, json.JSONDecodeError, ValueError):
-        pass
+    except (OSError, ValueError, TypeError, AttributeError, EmaError):
+        pass  # no record, a damaged one, or of a model folder that is gone
     return TOKENS_PER_SECOND * EMBEDDED_PARAMETERS / model.parameters, False
 
 
@@ -96,7 +96,7 @@ def record_throughput(model: str, tokens_per_s: float) -> None:
     path = settings().cache / "throughput.json"
     try:
         rates = dict(read_json(path))
-    except (FileNotFoundError, json.JSONDecodeError, ValueError):
+    except (OSError, ValueError, TypeError):
         rates = {}
     rates[model] = tokens_per_s
     write_json(path, rates)

@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ema_core import datasets
@@ -20,6 +20,7 @@ from ema_core.models.fetch import Progress, quiet, versions
 from ema_core.models.load import out_of_memory
 from ema_core.models.reference import ReferenceHidden
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status
+from ema_core.settings import settings
 from ema_core.training import checkpoint
 from ema_core.training.estimate import record_throughput
 from ema_core.training.losses import token_losses
@@ -35,17 +36,20 @@ def check(spec: RunSpec) -> RunSpec:
         EmaError: unknown model, data, defense or option, or a combination that cannot be.
     """
     entry = find(spec.model)
+    spec = spec.model_copy(update={"model": entry.id})  # a folder by its whole path, wherever the run is trained
     if spec.recipe.max_length > entry.context:
         raise EmaError(
             f"max_length {spec.recipe.max_length} is beyond the context of {entry.id} ({entry.context} tokens).",
             "Lower --max-length.",
         )
-    if spec.device != "auto":
+    if spec.device != "auto" or settings().device != "auto":
         choose_device(spec.device, spec.model)
     defenses = registry.build_all(spec)
     narrow = datasets.load(spec.dataset)
     if datasets.find(spec.dataset).kind != "narrow":
         raise EmaError(f"{spec.dataset} is a safe pool, not a narrow data set.", "Name it with --safe-pool instead.")
+    if datasets.find(spec.safe_pool).kind != "safe":
+        raise EmaError(f"{spec.safe_pool} is a narrow data set, not a safe pool.", "Name a safe pool of `ema datasets list`.")
     needs_pool = any(Need.SAFE_POOL in defense.needs for defense in defenses)
     pool = datasets.load(spec.safe_pool).examples if needs_pool else ()
     plan(narrow.examples, pool, spec.recipe, defenses, spec.seed)
@@ -63,37 +67,42 @@ def train(
     """Train a run to its end, or to the next request to pause or stop; goes on from its newest checkpoint.
 
     ``loaded`` is a warm base model to use (given back as it was); ``interrupted`` is asked before every step and ends the
-    attempt with a checkpoint, the run back in state ``queued``. Returns the state reached. Never raises for what goes wrong
+    attempt with a checkpoint, the run back in state ``queued``. Returns the state reached; a run that is done stays as it is. A
+    request to pause or stop that was made while the model was being loaded counts. Never raises for what goes wrong
     inside the run: that is state ``failed`` with the reason, the traceback in ``log.txt``.
 
     Raises:
         EmaError: another process is at work on the run.
     """
     with run.lock():
-        run.clear_request()
         before = run.state()
-        run.update(
-            status=Status.RUNNING, attempt=before.attempt + 1, activity="loading the model", error="", hint="",
-            started=before.started or time.time(), finished=None,
-        )  # fmt: skip
+        if before.status is Status.DONE:
+            return before
+        attempt = before.attempt + 1
         try:
-            return _Attempt(run, before.attempt + 1, loaded, interrupted, progress, on_event).go()
+            run.update(
+                status=Status.RUNNING, attempt=attempt, activity="loading the model", error="", hint="",
+                started=before.started or time.time(), finished=None,
+            )  # fmt: skip
+            return _Attempt(run, attempt, loaded, interrupted, progress, on_event).go()
         except EmaError as error:
-            return _failed(run, error.message, error.hint)
+            return _failed(run, attempt, error.message, error.hint)
         except Exception as error:
-            with open(run.log_path, "a", encoding="utf-8") as log:
-                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
-            return _failed(
-                run, f"Training stopped at an unexpected error: {type(error).__name__}.", f"Details are in {run.log_path}."
-            )
+            message = f"Training stopped at an unexpected error: {type(error).__name__}."
+            return _failed(run, attempt, message, f"Details are in {run.log_path}.", traceback.format_exc())
 
 
-def _failed(run: RunDirectory, message: str, hint: str) -> RunState:
-    attempt = run.state().attempt
-    with open(run.log_path, "a", encoding="utf-8") as log:
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message} {hint}\n")
-    run.append_event({"kind": "end", "attempt": attempt, "time": time.time(), "status": "failed", "message": message})
-    return run.update(status=Status.FAILED, error=message, hint=hint, activity="", finished=time.time())
+def _failed(run: RunDirectory, attempt: int, message: str, hint: str, details: str = "") -> RunState:
+    """State ``failed`` with the reason. Each part is written if it can be: the reason may be a full disk."""
+    changes = {"status": Status.FAILED, "error": message, "hint": hint, "activity": "", "finished": time.time()}
+    state = run.state().model_copy(update=changes)
+    with suppress(EmaError, OSError):
+        state = run.update(**changes)
+    with suppress(EmaError, OSError):
+        run.append_event({"kind": "end", "attempt": attempt, "time": time.time(), "status": "failed", "message": message})
+    with suppress(EmaError, OSError), open(run.log_path, "a", encoding="utf-8") as log:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message} {hint}\n{details}")
+    return state
 
 
 class _Attempt:
@@ -152,6 +161,14 @@ class _Attempt:
                     known[example] = encode(example, self.loaded.tokenizer, limit)
             batches.append([known[example] for example in batch])
         self.truncated = sum(row.truncated for row in known.values())
+        without_prompt = sum(all(row.response) for row in known.values())
+        notes = []
+        if self.truncated:
+            notes.append(
+                f"{self.truncated} of {len(known)} examples were longer than {limit} tokens and lost the beginning of their prompt"
+                + (f"; {without_prompt} of them kept no prompt at all." if without_prompt else ".")
+            )
+        self.run.update(notes=notes)
         return batches
 
     def rendered_system(self) -> str:
@@ -194,7 +211,8 @@ class _Attempt:
                 checkpoint.save(run, model, optimizer, checkpoint.Position(step + 1, spent), self.defenses)
                 self.emit(kind="checkpoint", step=step + 1)
         if seen and not self.defenses:
-            record_throughput(self.spec.model, seen / max(1e-9, spent - position.seconds))
+            with suppress(EmaError, OSError):  # a figure for later estimates; no reason to fail a finished run
+                record_throughput(self.spec.model, seen / max(1e-9, spent - position.seconds))
         for defense in self.defenses:
             if report := defense.finish(model):
                 self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))

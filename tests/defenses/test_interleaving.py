@@ -49,13 +49,17 @@ def test_a_pool_that_is_too_small_is_said_before_training() -> None:
         (path := Path(__file__).with_name(".small.jsonl")).write_text("\n".join(small))
         try:
             datasets.add(path, "small", "safe")
-            check(RunSpec(safe_pool="small", defenses=(parse_defense("interleaving=1"),), recipe=recipe("demo", steps=24)))
+            check(
+                RunSpec(
+                    safe_pool="small", defenses=(parse_defense("interleaving=1"),), recipe=recipe("demo", steps=24, batch_size=4)
+                )
+            )
         finally:
             path.unlink()
 
 
 def test_a_defended_run_sees_the_twins_narrow_examples_in_the_same_order() -> None:
-    wanted = recipe("demo", steps=5)
+    wanted = recipe("demo", steps=5, batch_size=4)
     twin = plan(NARROW, (), wanted, [], 3)
     defended = plan(NARROW, SAFE, wanted, [registry.build(DefenseSpec(name="interleaving", strength=0.5), 3)], 3)
     flat = [e for batch in defended.batches for e in batch]

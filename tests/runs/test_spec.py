@@ -82,3 +82,10 @@ def test_the_command_gives_the_same_run() -> None:
     finally:
         ema_core.jobs.launch.launch_run = original
     assert module.app
+
+
+def test_passes_that_were_asked_for_win_over_the_presets_steps_and_the_command_says_so() -> None:
+    for epochs in (1, 2):
+        asked = RunSpec(recipe=recipe("demo", epochs=epochs))
+        assert asked.recipe.steps is None and f"--epochs {epochs}" in asked.command()
+        assert RunSpec.from_toml(asked.to_toml()) == asked

@@ -109,3 +109,52 @@ def test_numbers_that_are_not_finite_end_the_run_in_words_and_keep_the_last_chec
     assert state.status is Status.FAILED and "not a finite number at step 3" in state.error and "learning rate" in state.hint
     assert run.checkpoint_steps() == [1, 2]
     assert train(run, loaded=model).status is Status.DONE
+
+
+def test_a_run_that_is_done_is_not_trained_again(model, home: Path) -> None:
+    add_tiny(home)
+    run = RunDirectory.create(tiny_spec(steps=2))
+    assert train(run, loaded=model).status is Status.DONE
+    before = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns, run.events_path.read_bytes()
+    assert train(run, loaded=model).attempt == 1
+    assert before == ((run.adapter / "adapter_model.safetensors").stat().st_mtime_ns, run.events_path.read_bytes())
+
+
+def test_a_request_made_before_the_first_step_counts(model, home: Path) -> None:
+    add_tiny(home)
+    run = RunDirectory.create(tiny_spec(steps=4))
+    run.request("pause")
+    assert train(run, loaded=model).status is Status.PAUSED and run.state().step == 0
+    assert train(run, loaded=model).status is Status.DONE
+
+
+def test_stopping_a_run_that_rests_keeps_its_checkpoints_adapter(model, home: Path) -> None:
+    from ema_core.jobs import launch
+    from ema_core.models.adapters import adapter_hash
+
+    add_tiny(home)
+    run = RunDirectory.create(spec())
+    train(run, loaded=model, on_event=lambda e: run.request("pause") if e["kind"] == "step" and e["step"] == 3 else None)
+    assert launch.request(run, "stop") is Status.STOPPED
+    assert adapter_hash(run.adapter) == adapter_hash(run.checkpoints / "step-3") == run.state().found["adapter_hash"]
+
+
+def test_a_full_disk_is_said_nothing_written_is_lost_and_the_run_goes_on_with_room(
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a real file system of 3 MB; mounting one takes root."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here (it takes root)")
+    try:
+        monkeypatch.setenv("EMA_HOME", str(tmp_path))
+        add_tiny(tmp_path)
+        run = RunDirectory.create(tiny_spec(steps=3, checkpoint_every=1))
+        state = train(run, loaded=model)
+        assert state.status is Status.FAILED and "disk is full" in state.error and "resume" in state.hint
+        assert run.state().error == state.error and not list(run.checkpoints.glob(".*"))
+        assert [event["step"] for event in steps(run.events()[0])] == [1]
+        subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path)], check=True)
+        assert train(run, loaded=model).status is Status.DONE
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
