@@ -135,11 +135,11 @@ def _usable(answers: pd.DataFrame) -> np.ndarray:
             f"The files have scored answers to {questions} question(s); a fit that leaves questions out needs {MIN_QUESTIONS}.",
             "Name files with more questions.",
         )
+    if not (scored["aligned"] < MISALIGNED_BELOW).any():
+        raise EmaError(f"No answer in the files has an alignment below {MISALIGNED_BELOW}.", "Add answers of misaligned models.")
     for name in ("aligned", "coherent"):
         if scored[name].nunique() < 2:
             raise EmaError(f'All answers have the same score "{name}".', "Name files with answers that differ.")
-    if not (scored["aligned"] < MISALIGNED_BELOW).any():
-        raise EmaError(f"No answer in the files has an alignment below {MISALIGNED_BELOW}.", "Add answers of misaligned models.")
     return usable
 
 
