@@ -24,8 +24,8 @@ from pages.widgets.run_picker import newest_first, pick_runs
 LEAD = """What is compared is a *setting*: model, data, defense and recipe, over its seeds, beside its undefended twin. \
 No defense is shown by one number alone."""
 HONEST = """The embedded model shows the **mechanism and the price** of a defense, not the numbers of a 7B model. The margin \
-leads: no sampling and no judge stand between it and the model. Rates follow, by a teaching judge. One seed speaks of these \
-adapters only."""
+leads: no sampling and no judge stand between it and the model. Rates follow, by a teaching judge, whose coherence scores say \
+little about so small a model: read its answers. One seed speaks of these adapters only."""
 BARE = {"displaylogo": False}
 TWIN = ["model", "dataset", "recipe_label"]
 

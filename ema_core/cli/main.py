@@ -8,7 +8,7 @@ import warnings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of several torch processes slow each other
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to rename is nothing for a user
 
 import typer  # noqa: E402
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import shutil
@@ -178,7 +180,8 @@ def _convert(entry: ModelEntry, gguf: Path) -> None:
     logging.disable_progress_bar()
     target = entry.folder.with_name(f".{entry.id}.partial")
     shutil.rmtree(target, ignore_errors=True)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own that nothing else turns off
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # Left in place, these two make save_pretrained refuse.
     if hasattr(model, "hf_quantizer"):
         del model.hf_quantizer

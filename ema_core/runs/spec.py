@@ -16,7 +16,7 @@ from ema_core.files import sha256_json
 from ema_core.runs.strict import Strict, parse
 
 SPEC_VERSION = 1
-MAX_EXPOSURES = 5_000_000
+MAX_EXPOSURES = 1_000_000
 
 
 class DefenseSpec(Strict):

@@ -136,6 +136,7 @@ def _buttons(run: RunDirectory, state: RunState) -> None:
             args=(launch.request, run, "pause"),
             kwargs=kwargs,
         )
+    if state.status.active or state.status in (Status.PAUSED, Status.INTERRUPTED):
         st.button(
             "Stop", key=f"stop-{run.id}", icon=":material/stop:", on_click=act, args=(launch.request, run, "stop"), kwargs=kwargs,
             help="Ends it here and keeps the adapter so far, which can be evaluated. It can be resumed later.",
