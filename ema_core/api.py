@@ -24,8 +24,9 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train a run here and now, without app or worker.
 
-    ``interrupted`` is asked before each step; once true, the run is checkpointed and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the last step's, in
-    nats; ``error`` and ``hint`` where it failed).
+    ``on_start`` gets the run once it exists; ``interrupted`` is asked before each step, and once true, the run is checkpointed
+    and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the
+    last step's, in nats; ``error`` and ``hint`` where it failed).
 
     Raises:
         EmaError: the spec cannot be run.
