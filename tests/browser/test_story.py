@@ -16,8 +16,14 @@ WAIT = 240_000
 
 
 def shoot(page, name: str) -> None:
+    """The whole page, not only what fits the window: Streamlit scrolls inside itself."""
     OUTPUT.mkdir(exist_ok=True)
-    page.screenshot(path=OUTPUT / f"{name}.png", full_page=True)
+    window = page.viewport_size
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": window["width"], "height": min(6000, max(window["height"], height))})
+    page.wait_for_timeout(800)
+    page.screenshot(path=OUTPUT / f"{name}.png")
+    page.set_viewport_size(window)
 
 
 def until(what, seconds: float = 240, message: str = "") -> None:
