@@ -85,6 +85,7 @@ def test_a_batch_equals_full_logits_of_the_model_with_and_without_its_adapter(mo
     assert losses.raw["kl"] == pytest.approx(float(kl), abs=1e-5) and float(kl) > 1e-4
     assert losses.ce == pytest.approx(float(ce), abs=1e-5)
     (expected,) = torch.autograd.grad(ce + 0.7 * kl, hidden)
-    assert float((gradient - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
+    # float32 against float64: rounding alone is 1e-4 of the norm, more or less by thread count and processor
+    assert float((gradient - expected).norm()) < 1e-3 * float(expected.norm())
     assert float(gradient.abs().max()) > 0
     assert len(where) == (int(batch.attention.sum()) if scope == "all" else int(batch.response.sum()))
