@@ -40,11 +40,12 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
 
 
 def launch_demo() -> list[RunDirectory]:
-    """The demo: an undefended run and its twin with KL at a strength that shows, both evaluated."""
-    specs = [RunSpec(), RunSpec(defenses=(parse_defense("kl=1"),))]
-    return [
-        launch_run(spec, name, evaluate_after=True)[0] for spec, name in zip(specs, ("demo: undefended", "demo: KL"), strict=True)
-    ]
+    """The demo: an undefended run and its twin with KL at a strength that shows; both are trained first, then evaluated."""
+    specs = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),))}
+    runs = [launch_run(spec, name)[0] for name, spec in specs.items()]
+    for run in runs:
+        launch_evaluation([run.id], unfinished=True)
+    return runs
 
 
 def launch_evaluation(
