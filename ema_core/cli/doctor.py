@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -78,8 +79,9 @@ def findings() -> list[Finding]:
     status = worker_status()
     said = f"process {status.pid}, {status.activity}" if status.alive else "not running"
     found.append(Finding("worker", status.alive and not status.stuck, said, "ema app (or: ema worker)", needed=False))
-    # The judge that reads a key comes later; what is said here is what is used today.
-    found.append(Finding("judge key", True, "none needed: the probe judge runs here", needed=False))
+    key = bool(os.environ.get("OPENAI_API_KEY"))
+    said = "OPENAI_API_KEY is set; no judge asks for it yet" if key else "not set, and not needed: the probe judge runs here"
+    found.append(Finding("judge key", key, said, "export OPENAI_API_KEY=…", needed=False))
     return found
 
 

@@ -138,6 +138,7 @@ class _Attempt:
             "threads": torch.get_num_threads(), "device": str(self.loaded.device), "dtype": str(self.loaded.model.dtype),
             "rendered_system": self.rendered_system(),
         }  # fmt: skip
+        self.refuse_other_than(found)
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
             with out_of_memory("training"), ExitStack() as stack:
@@ -147,6 +148,22 @@ class _Attempt:
         finally:
             adapters.detach(model)
             self.loaded.model.requires_grad_(False).eval()
+
+    def refuse_other_than(self, found: dict[str, Any]) -> None:
+        """A checkpoint goes on only with the batches and the weights that it was made with.
+
+        Raises:
+            EmaError: one of them has changed since.
+        """
+        if checkpoint.latest(self.run) is None:
+            return
+        before = self.run.state().found
+        for key, what in (("plan_sha256", "data"), ("weights_hash", "model's weights")):
+            if before.get(key, found[key]) != found[key]:
+                raise EmaError(
+                    f"The {what} changed since this run's last checkpoint, so it cannot go on as the same run.",
+                    f"Put the {what} back, or start a new run.",
+                )
 
     def needs(self, need: Need) -> bool:
         return any(need in defense.needs for defense in self.defenses)

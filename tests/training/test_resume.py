@@ -139,6 +139,15 @@ def test_stopping_a_run_that_rests_keeps_its_checkpoints_adapter(model, home: Pa
     assert adapter_hash(run.adapter) == adapter_hash(run.checkpoints / "step-3") == run.state().found["adapter_hash"]
 
 
+def test_a_checkpoint_does_not_go_on_with_other_data(model, home: Path) -> None:
+    add_tiny(home)
+    run = RunDirectory.create(spec())
+    train(run, loaded=model, on_event=lambda e: run.request("pause") if e["kind"] == "step" and e["step"] == 3 else None)
+    run.update(found={**run.state().found, "plan_sha256": "of other batches"})
+    state = train(run, loaded=model)
+    assert state.status is Status.FAILED and "data changed since" in state.error and run.checkpoint_steps()[-1] == 3
+
+
 def test_a_full_disk_is_said_nothing_written_is_lost_and_the_run_goes_on_with_room(
     model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
