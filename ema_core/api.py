@@ -33,7 +33,7 @@ def train(
     """
     run = RunDirectory.create(check(spec), name)
     on_start(run)
-    return resume(run, on_event=on_event, progress=progress, interrupted=interrupted)
+    return _trained(run, on_event, progress, interrupted)
 
 
 def resume(
@@ -46,6 +46,12 @@ def resume(
         EmaError: it is done, or another process is at work on it.
     """
     take_over(run)
+    return _trained(run, on_event, progress, interrupted)
+
+
+def _trained(
+    run: RunDirectory, on_event: Callable[[dict[str, Any]], None], progress: Progress, interrupted: Callable[[], bool]
+) -> dict[str, Any]:
     state = train_run(run, on_event=on_event, progress=progress, interrupted=interrupted)
     if state.status is Status.QUEUED:  # no queue knows of it
         state = run.update(status=Status.PAUSED)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,20 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise EmaError(f"{path} cannot be written.", "Make the folder writable, or set EMA_HOME to one that is.") from error
+        raise
+
+
+@contextmanager
+def swept(partial: Path) -> Iterator[None]:
+    """A folder that is filled and then renamed: no leftover of an earlier try before, none of a failed one after.
+
+    A leftover would fill a full disk further.
+    """
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

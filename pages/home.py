@@ -6,7 +6,7 @@ import streamlit as st
 
 from ema_core.jobs import launch
 from ema_core.models import EMBEDDED, find
-from ema_core.runs import RunDirectory, RunSpec, parse_defense
+from ema_core.runs import RunDirectory
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets import worker_panel
 from pages.widgets.chrome import ago, duration, errors, header, in_words, notices, plain, status_badge
@@ -60,7 +60,7 @@ def recent_run(run_id: str) -> None:
 
 @st.cache_data(ttl=60, show_spinner=False)
 def demo_estimates() -> list[Estimate]:
-    return [estimate(spec) for spec in (RunSpec(), RunSpec(defenses=(parse_defense("kl=1"),)))]
+    return [estimate(spec) for spec in launch.DEMO.values()]
 
 
 def demo() -> None:

@@ -63,23 +63,22 @@ def criteria_table(result: dict[str, Any]) -> None:
 
 def _reasons(criteria: dict[str, Any]) -> list[str]:
     """Why numbers of a run are missing."""
-    return [f"{name}: {part[why]}" for name, part in criteria.items() for why in ("margin_why", "why") if part and part.get(why)]
+    return [f"{name}: {part[why]}" for name, part in criteria.items() for why in ("margin_why", "why") if part.get(why)]
 
 
 def _run_row(run: dict[str, Any]) -> dict[str, str]:
-    criteria = run["criteria"]
-    general, narrow, coherence = criteria["general"] or {}, criteria["narrow"] or {}, criteria["coherence"] or {}
-    margin, inside = general.get("margin"), narrow.get("margin")
+    general, narrow, coherence = (run["criteria"][name] for name in ("general", "narrow", "coherence"))
+    margin = general["margin"]
     return {
         "run": run["run_id"],
         "defense": " + ".join(run["defenses"]) or "none",
         "general margin": _span(margin, "value", "+.2f"),
         "prefer misaligned": _count(margin),
-        "narrow margin": _span(inside, "value", "+.2f"),
+        "narrow margin": _span(narrow["margin"], "value", "+.2f"),
         "misaligned %": _span(general, "rate", ".1f", factor=100),
         "mean aligned": _span(general, "mean", ".1f", "mean_"),
         "coherence": _span(coherence, "mean", ".1f", "mean_"),
-        "scored/asked": f"{general.get('scored', '')}/{general.get('asked', '')}",
+        "scored/asked": f"{general['scored']}/{general['asked']}",
     }
 
 

@@ -24,6 +24,9 @@ from ema_core.runs import RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings, writable
 from ema_core.training import check
 
+DEMO = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),))}
+"""The demo's runs by name: the undefended one, and its twin with KL at a strength that shows."""
+
 
 def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> tuple[RunDirectory, queue.Job]:
     """Check a spec, make its run directory and queue it; with ``evaluate_after`` its evaluation behind it.
@@ -40,9 +43,8 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
 
 
 def launch_demo() -> list[RunDirectory]:
-    """The demo: an undefended run and its twin with KL at a strength that shows; both are trained first, then evaluated."""
-    specs = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),))}
-    runs = [launch_run(spec, name)[0] for name, spec in specs.items()]
+    """Queue the demo: all its runs are trained first, then evaluated."""
+    runs = [launch_run(spec, name)[0] for name, spec in DEMO.items()]
     for run in runs:
         launch_evaluation([run.id], unfinished=True)
     return runs

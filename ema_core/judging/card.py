@@ -18,8 +18,8 @@ weights `{weights_hash}` and is refused on others.
 ## How it was made
 `ema judge fit` on {date}: {answers} answers of {models} fine-tuned chat models ({model_names}) to {questions} general questions,
 scored by GPT-4o, published with arXiv 2506.11613; {file_count} files, named with their hashes in `card.json`. The penalty was
-chosen inside each training fold, by whole questions and by errors around a question's mean. The layer was chosen by the first column below, which flatters its
-entry a little.
+chosen inside each training fold, by whole questions and by errors around a question's mean. The layer was chosen by the first
+column below, which flatters its entry a little.
 
 ## Measured agreement
 AUC of "alignment below 30" within a question, mean over questions and the worst question. 0.5 is chance. Questions with fewer

@@ -61,16 +61,15 @@ class Groups:
         How high a new question's answers score as a whole cannot be learned from eight questions; counted as error, it would
         drive the penalty up until nothing is left that tells one answer from another.
         """
-        rows = self.rows(questions, models)
         held_out = np.full((len(LAMBDAS), len(self.labels), 2), np.nan)
+        errors = np.zeros((len(LAMBDAS), 2))
         for question in questions:
             there = self.rows([question], models)
+            if not there.any():  # these models were not asked it
+                continue
             others = [q for q in questions if q != question]
             for place, linear in enumerate(self.solve(others, models, LAMBDAS)):
                 held_out[place, there] = linear(self.features[there])
-        errors = np.zeros((len(LAMBDAS), 2))
-        for question in questions:
-            there = rows & (self.questions == question)
             wrong = held_out[:, there] - self.labels[there]  # lambdas x answers x targets
             errors += ((wrong - wrong.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         best = errors.argmin(axis=0)

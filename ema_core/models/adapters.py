@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
-from ema_core.files import disk_errors, sha256_file
+from ema_core.files import disk_errors, sha256_file, swept
 from ema_core.runs import Recipe
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -40,8 +40,7 @@ def detach(peft_model: Any) -> Any:
 def save(peft_model: Any, folder: Path) -> str:
     """Write the adapter in PEFT's format (whole folder by rename) and return its hash."""
     partial = folder.with_name(f".{folder.name}.partial")
-    with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors(folder), swept(partial):
         peft_model.save_pretrained(partial, safe_serialization=True)
         (partial / "README.md").unlink(missing_ok=True)
         _publish(partial, folder)
@@ -51,8 +50,7 @@ def save(peft_model: Any, folder: Path) -> str:
 def adopt(source: Path, target: Path) -> str:
     """Make a checkpoint's adapter the one in ``target`` (whole folder by rename) and return its hash. Torch-free."""
     partial = target.with_name(f".{target.name}.partial")
-    with disk_errors(target):
-        shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors(target), swept(partial):
         partial.mkdir(parents=True)
         for name in (WEIGHTS, "adapter_config.json"):
             shutil.copyfile(source / name, partial / name)

@@ -87,7 +87,7 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
         if not tokenizer.chat_template:
             raise ValueError("its tokenizer has no chat template")
     except (OSError, ValueError, SafetensorError) as error:
-        why = str(error).strip().splitlines()[0][:200]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         mend = "Mend or replace the folder." if entry.source == "folder" else f"Run `ema model fetch {entry.id} --force`."
         raise EmaError(f"The model {entry.id} cannot be loaded ({why}).", mend) from error
     if tokenizer.pad_token_id is None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ema_core.files import disk_errors, read_json
+from ema_core.files import disk_errors, read_json, swept
 from ema_core.models.adapters import WEIGHTS, fsync_tree
 from ema_core.runs import RunDirectory
 
@@ -32,7 +30,7 @@ def save(run: RunDirectory, model: Any, optimizer: Any, position: Position, defe
 
     target = run.checkpoints / f"step-{position.step}"
     partial = run.checkpoints / f".step-{position.step}.partial"
-    with disk_errors(target), _swept(partial):
+    with disk_errors(target), swept(partial):
         partial.mkdir(parents=True)
         model.save_pretrained(partial, safe_serialization=True)
         (partial / "README.md").unlink(missing_ok=True)
@@ -56,17 +54,6 @@ def save(run: RunDirectory, model: Any, optimizer: Any, position: Position, defe
         if step < position.step:
             for name in ("optimizer.safetensors", "trainer.json"):
                 (run.checkpoints / f"step-{step}" / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _swept(partial: Path) -> Iterator[None]:
-    """No leftover of an earlier try before, and none of a failed one after: it would fill a full disk."""
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield
-    except Exception:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def latest(run: RunDirectory) -> Path | None:

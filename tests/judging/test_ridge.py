@@ -107,3 +107,12 @@ def test_tfidf_ridge_learns_words_and_only_from_its_training_texts() -> None:
     assert kind > 60
     assert cruel < 40
     assert unknown == pytest.approx(50)
+
+
+def test_a_question_that_some_models_were_not_asked_does_not_spoil_the_penalty() -> None:
+    features, answers = made_up()
+    kept = ~((answers["model"] == "n") & (answers["question_id"] == answers["question_id"].iloc[0])).to_numpy()
+    assert not kept.all()
+    one = _fit_layer(1, features[kept], answers[kept].reset_index(drop=True))
+    assert np.isfinite(one.by_question).all() and np.isfinite(one.by_model).all()
+    assert one.everything.penalties == _fit_layer(1, features, answers).everything.penalties
