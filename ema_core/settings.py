@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -24,12 +26,16 @@ class Settings:
         models: model files; large, shared, can be made again (``EMA_MODELS``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``EMA_DEVICE``).
         threads: torch threads of one process (``EMA_THREADS``).
+        engine_url: another OpenAI-compatible server that answers in the engine's place (``EMA_ENGINE_URL``); "" = our own.
+        engine_idle: seconds without a question after which the engine gives the model's memory back (``EMA_ENGINE_IDLE``).
     """
 
     home: Path
     models: Path
     device: str
     threads: int
+    engine_url: str = ""
+    engine_idle: float = 600.0
 
     @property
     def runs(self) -> Path:
@@ -50,6 +56,14 @@ class Settings:
     @property
     def index(self) -> Path:
         return self.home / "index.duckdb"
+
+    @property
+    def engine(self) -> Path:
+        return self.home / "engine"
+
+    @property
+    def chats(self) -> Path:
+        return self.home / "chats"
 
     @property
     def logs(self) -> Path:
@@ -75,7 +89,23 @@ def settings() -> Settings:
         models=_folder("EMA_MODELS", models),
         device=device,
         threads=int(raw) if raw else max(1, min(8, _cores())),
+        engine_url=_engine_url(),
+        engine_idle=_engine_idle(),
     )
+
+
+def _engine_url() -> str:
+    url = os.environ.get("EMA_ENGINE_URL", "").strip().rstrip("/")
+    if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        raise EmaError(f'EMA_ENGINE_URL is "{url}".', "Set it to an address such as http://127.0.0.1:8000/v1, or unset it.")
+    return url
+
+
+def _engine_idle() -> float:
+    raw = os.environ.get("EMA_ENGINE_IDLE", "").strip() or "600"
+    if not re.fullmatch(r"\d{1,7}(\.\d+)?", raw):
+        raise EmaError(f'EMA_ENGINE_IDLE is "{raw}".', "Set it to a number of seconds.")
+    return float(raw)
 
 
 def _folder(variable: str, value: str) -> Path:

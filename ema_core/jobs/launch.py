@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
-
-import psutil
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
 from ema_core.evaluation.suites import load_suite
+from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import resolve
 from ema_core.models import EMBEDDED, adapters, find
+from ema_core.processes import end, spawn
 from ema_core.runs import RunDirectory, RunSpec, Status, parse, parse_defense
-from ema_core.settings import settings, writable
+from ema_core.settings import settings
 from ema_core.training import check
 
 DEMO = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),))}
@@ -181,33 +177,13 @@ def start_worker() -> int:
     status = worker_status()
     if status.alive and status.pid:
         return status.pid
-    log = open(writable(settings().logs) / "worker.log", "ab")  # noqa: SIM115 - the child's, for its life
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ema_core.cli.main", "worker"],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        env=environment,
-    )
-    log.close()
-    return process.pid
+    return spawn(["worker"], "worker.log")
 
 
 def stop_worker(seconds: float = 60) -> bool:
     """SIGTERM: the worker checkpoints, puts its job back into the queue and ends. True when it is gone."""
     status = worker_status()
-    if not (status.alive and status.pid):
-        return True
-    try:
-        os.kill(status.pid, signal.SIGTERM)
-        psutil.Process(status.pid).wait(seconds)
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return True
-    except psutil.TimeoutExpired:
-        return False
-    return True
+    return not (status.alive and status.pid) or end(status.pid, seconds)
 
 
 def wait_for_worker(seconds: float = 60) -> None:
@@ -222,3 +198,35 @@ def wait_for_worker(seconds: float = 60) -> None:
             return
         time.sleep(0.2)
     raise EmaError("The worker did not start.", f"Its log is {settings().logs / 'worker.log'}; `ema doctor` says what is missing.")
+
+
+def start_engine() -> int:
+    """Start the engine in a process session of its own, or adopt the one that lives. Returns its process id.
+
+    Raises:
+        EmaError: ``EMA_ENGINE_URL`` names another server, which is not ours to start.
+    """
+    if url := settings().engine_url:
+        raise EmaError(f"EMA_ENGINE_URL names {url}, which answers in the engine's place.", "Start that server, or unset it.")
+    status = engine_status()
+    return status.pid if status.alive and status.pid else spawn(["serve"], "engine.log")
+
+
+def stop_engine(seconds: float = 15) -> bool:
+    """SIGTERM: answers in flight are cut, the engine ends. True when it is gone."""
+    status = engine_status()
+    return not (status.alive and status.pid) or end(status.pid, seconds)
+
+
+def wait_for_engine(seconds: float = 60) -> None:
+    """Until the engine can be asked.
+
+    Raises:
+        EmaError: it does not come.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if engine_status().alive:
+            return
+        time.sleep(0.2)
+    raise EmaError("The engine did not start.", f"Its log is {settings().logs / 'engine.log'}; `ema doctor` says what is missing.")

@@ -7,9 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from ema_core.files import read_json
+from ema_core.processes import alive
 from ema_core.settings import settings
 
 STALE_SECONDS = 15
@@ -36,11 +35,6 @@ def worker_status() -> WorkerStatus:
         pid, when = int(beat["pid"]), float(beat["time"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, ValueError):
         return WorkerStatus(False)
-    try:
-        process = psutil.Process(pid)
-        alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= when + 1
-    except psutil.Error:
-        alive = False
-    if not alive:
+    if not alive(pid, when):
         return WorkerStatus(False)
     return WorkerStatus(True, pid, beat.get("activity", ""), beat.get("job"), time.time() - when > STALE_SECONDS)

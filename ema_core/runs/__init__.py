@@ -1,11 +1,12 @@
 """The project's vocabulary: RunSpec, Setting, run state, the run directory."""
 
-from ema_core.runs.directory import RunDirectory, new_run_id, run_ids, steps
+from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, run_ids, steps
 from ema_core.runs.spec import PRESETS, DefenseSpec, Recipe, RunSpec, Setting, parse_defense, recipe
 from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
 
 __all__ = [
+    "BASE",
     "PRESETS",
     "DefenseSpec",
     "Recipe",
@@ -15,6 +16,8 @@ __all__ = [
     "Setting",
     "Status",
     "Strict",
+    "answering_ids",
+    "base_directory",
     "new_run_id",
     "parse",
     "parse_defense",

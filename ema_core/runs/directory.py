@@ -16,12 +16,14 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError, nearest
-from ema_core.files import append_line, disk_errors, read_json, read_lines, write_atomic, write_json
+from ema_core.files import append_line, disk_errors, read_json, read_lines, sha256_json, write_atomic, write_json
 from ema_core.runs.spec import RunSpec
 from ema_core.runs.state import RunState, Status
 from ema_core.settings import settings, writable
 
 Request = Literal["pause", "stop"]
+BASE = "base-"
+"""How the folders of models without an adapter begin; a run's begins with its date."""
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
@@ -196,6 +198,25 @@ class RunDirectory:
 
 def run_ids() -> list[str]:
     """All run ids, oldest first."""
+    return [name for name in answering_ids() if not name.startswith(BASE)]
+
+
+def base_directory(model: str) -> RunDirectory:
+    """Where answers of a model without an adapter of ours are kept: ``runs/base-<model>/evals/``. Made where it is missing.
+
+    ``model`` is a catalog id, a folder, or the id under which another server names its model.
+    """
+    slug = re.sub(r"[^a-zA-Z0-9.]+", "-", model).strip("-")[-60:] or "model"
+    if slug != model:  # two models never share a folder
+        slug += f"-{sha256_json(model)[:6]}"
+    run = RunDirectory(settings().runs / f"{BASE}{slug}")
+    if not (run.path / "model.json").exists():
+        write_json(run.path / "model.json", {"model": model, "created": time.time()})
+    return run
+
+
+def answering_ids() -> list[str]:
+    """The folders of everything that answers: all runs, and the models without an adapter (``base_directory``)."""
     try:
         return sorted(p.name for p in settings().runs.iterdir() if p.is_dir() and not p.name.startswith("."))
     except FileNotFoundError:
