@@ -187,20 +187,23 @@ class Engine:
     def _run(self) -> None:
         idle_since = time.monotonic()
         while not self._ending.is_set():
-            busy = bool(self._pending or self._judging or (self._decoder and self._decoder.busy))
-            self._take(wait=None if busy else 0.5)
+            self._take(wait=None if self._busy else 0.5)
+            if self._busy:
+                idle_since = time.monotonic()
             try:
                 self._begin()
                 self._step()
                 self._judge_some()
             except Exception as error:
                 self._failed(error)
-            if busy:
-                idle_since = time.monotonic()
-            elif self.shelf.loaded is not None and time.monotonic() - idle_since > self.idle_seconds:
+            if self.shelf.loaded is not None and not self._busy and time.monotonic() - idle_since > self.idle_seconds:
                 self._forget_model()
         for question in [*self._pending, *{owner for owner, _ in self._owners.values()}]:
             question.deliver(EmaError("The engine was ended.", "Ask again when it is back."))
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._pending or self._judging or (self._decoder and self._decoder.busy))
 
     def _take(self, wait: float | None) -> None:
         """Move what was asked to those that are to be begun."""

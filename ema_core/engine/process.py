@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,8 @@ def serve(port: int = 0, opened: Callable[[], None] = lambda: None) -> None:
             yield
             engine.stop()
 
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them once more at its end; ours comes after that
+            signal.signal(number, lambda number, frame: None)
         app = application(engine, _token(folder / "token"), lifespan=life)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, server_header=False)
         uvicorn.Server(config).run(sockets=[listener])
