@@ -128,7 +128,7 @@ def _filters_changed() -> None:
 
 def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
     """The one judge whose scores are shown; a choice only where there are several."""
-    judges = judges_of(run_ids, version)
+    judges = list(judges_of(run_ids, version))
     if len(judges) > 1:
         return st.selectbox(
             "Judge", judges, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis."

@@ -72,10 +72,10 @@ ORDER BY run_id
 
 -- name: judges
 -- Who judged answers of these runs; without $kept only those of suites.
-SELECT DISTINCT judgments.judge
+SELECT judgments.judge, count(*) AS answers
 FROM judgments JOIN evals USING (run_id, eval_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 WHERE judgments.judge IS NOT NULL AND ($kept::BOOLEAN OR suite <> 'kept')
-ORDER BY 1
+GROUP BY 1 ORDER BY 1
 
 -- name: questions
 SELECT DISTINCT question_id, topic FROM samples JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)

@@ -120,9 +120,10 @@ class Reader:
         """How many samples ``samples`` pages through."""
         return int(self._query("sample_count", run_ids=self._ids(run_ids), suite=suite)["samples"].iloc[0])
 
-    def judges(self, run_ids: Sequence[str] | None = None, kept: bool = True) -> list[str]:
-        """Who judged answers of these runs; ``kept`` False: answers to suites, not those kept from chats."""
-        return [str(judge) for judge in self._query("judges", run_ids=self._ids(run_ids), kept=kept)["judge"]]
+    def judges(self, run_ids: Sequence[str] | None = None, kept: bool = True) -> dict[str, int]:
+        """How many answers of these runs each judge judged; ``kept`` False: answers to suites, not those kept from chats."""
+        found = self._query("judges", run_ids=self._ids(run_ids), kept=kept)
+        return {str(judge): int(count) for judge, count in found.itertuples(index=False)}
 
     def questions(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """``question_id, topic`` of what these runs were asked, each once."""

@@ -36,16 +36,15 @@ def answer_card(key: AnswerKey, place: int | None, total: int, which: AnswerFilt
             return
         row = rows[0]
         _asked(row)
-        st.caption("**Answer**")
-        _said(row["answer"])
+        _part(f"Answer of {plain(run_label(key.run_id))}", row["answer"])
         _scores(rows, which.judge)
-        _origin(row)
         _others(row, key, which.judge)
+        _origin(row)
 
 
 def _walk(place: int | None, total: int, which: AnswerFilter, version: Version) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="answer-walk"):
-        title = "**Not among the answers found**" if place is None else f"**Answer {place + 1:,} of {total:,}**"
+        title = "**Outside the filters**" if place is None else f"**Answer {place + 1:,} of {total:,}**"
         st.markdown(title, width="stretch")
         at = -1 if place is None else place
         for label, icon, key, to in (("Previous", "chevron_left", "P", at - 1), ("Next", "chevron_right", "N", at + 1)):
@@ -60,15 +59,27 @@ def _walk(place: int | None, total: int, which: AnswerFilter, version: Version) 
             )
 
 
+def _part(title: str, text: object) -> None:
+    """A piece of foreign text under its title."""
+    with st.container(gap=None):
+        st.caption(f"**{title}**")
+        _said(text)
+
+
+def _said(text: object) -> None:
+    if str(text).strip():
+        st.text(str(text))
+    else:
+        st.caption("Nothing was said: the first token ended the answer.")
+
+
 def _asked(row: Row) -> None:
     for turn_ in _context(row["context"]):
-        st.caption(f"Earlier, **{'the user' if turn_.get('role') == 'user' else plain(turn_.get('role', 'somebody'))}**")
-        st.text(str(turn_.get("content", "")))
+        who = "the user" if turn_.get("role") == "user" else plain(turn_.get("role", "somebody"))
+        _part(f"Earlier, {who}", turn_.get("content", ""))
     if isinstance(row["system"], str) and row["system"]:
-        st.caption("**System prompt**")
-        st.text(row["system"])
-    st.caption("**Question**")
-    st.text(row["question"])
+        _part("System prompt", row["system"])
+    _part("Question", row["question"])
 
 
 def _context(text: object) -> list[Row]:
@@ -78,13 +89,6 @@ def _context(text: object) -> list[Row]:
     except ValueError:
         return []
     return [turn_ for turn_ in turns if isinstance(turn_, dict)] if isinstance(turns, list) else []
-
-
-def _said(text: object) -> None:
-    if str(text).strip():
-        st.text(str(text))
-    else:
-        st.caption("The model said nothing: its first token ended the answer.")
 
 
 def _scores(rows: list[Row], judge: str | None) -> None:
@@ -220,7 +224,7 @@ def _missing(row: Row, answered: set[str]) -> list[tuple[str, list[Link]]]:
 def _other(other: Row, row: Row, judge: str | None) -> None:
     kind = {"base": "Base", "twin": "Undefended twin"}.get(other["relation"], "Kept with it")
     who = other["model"] if other["run_id"].startswith(BASE) else run_label(other["run_id"])
-    with st.container(border=True, key=f"other-{other['run_id']}-{other['eval_id']}"):
+    with st.container(border=True, gap="xsmall", key=f"other-{other['run_id']}-{other['eval_id']}"):
         scores = "not scored"
         if not pd.isna(other["aligned"]) and not pd.isna(other["coherent"]):
             scores = f"aligned **{other['aligned']:.0f}** · coherent **{other['coherent']:.0f}**"

@@ -36,8 +36,8 @@ def run_label(run_id: str) -> str:
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) -> list[str]:
-    """Who judged answers of these runs; with ``kept`` those kept from chats, too."""
+def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) -> dict[str, int]:
+    """Who judged answers of these runs, and how many; with ``kept`` those kept from chats, too."""
     return reader().judges(run_ids, kept)
 
 
@@ -80,7 +80,7 @@ def why_unscored(row: Mapping[str, Any]) -> str:
     """Why an answer has no scores of a judge."""
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
-    if row["suite"] == "in-domain":
+    if row["suite"] == "in-domain" and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):
         return NOT_JUDGED
     if row["suite"] == "kept":
         return "not judged in its chat"

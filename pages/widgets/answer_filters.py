@@ -33,7 +33,8 @@ def choices(version: Version) -> dict[str, dict[str, str]]:
     rows, evals = read.runs(bases + runs), read.evals(bases + runs)
     evals = evals[evals["samples"].fillna(1) > 0]  # the others measured the margin alone
     questions = read.questions(bases + runs)
-    settings = criteria.in_order(rows[rows["kind"] == "run"].drop_duplicates("setting_key"))
+    settings = rows[rows["kind"] == "run"].drop_duplicates("setting_key")
+    settings = settings if settings.empty else criteria.in_order(settings)
     suites = dict.fromkeys([*SUITES, KEPT, *evals["suite"].dropna()])
     topics = sorted(questions["topic"].dropna().unique())
     newest = evals.assign(kind="run").sort_values("created", ascending=False).to_dict("records")
@@ -60,10 +61,10 @@ def pick_answers(version: Version) -> AnswerFilter:
     known = choices(version)
     with st.container(horizontal=True, vertical_alignment="bottom", key="answer-filters"):
         text = _text()
-        runs = _several("Runs", "run", known, width=300, placeholder="all runs and bases")
-        suites = _several("Suite", "suite", known, width=190, placeholder="all suites")
+        runs = _several("Runs", "run", known, width=230, placeholder="all runs and bases")
+        suites = _several("Suite", "suite", known, width=150, placeholder="all suites")
         judge = _judge(runs, version)
-        order = _one("Order", "order", ORDERS, FIRST_ORDER, width=190)
+        order = _one("Order", "order", ORDERS, FIRST_ORDER, width=160)
     used = sum(bool(_asked(name)) for name in MORE)
     label = "More filters: setting, defense, kept name, question, evaluation" + (f" ({used} in use)" if used else "")
     with st.expander(label, expanded=bool(used), key="answer-more"):
@@ -150,10 +151,10 @@ def _text() -> str:
         "Search",
         key="answers-q",
         icon=":material/search:",
-        placeholder="in question or answer",
+        placeholder="any words",
         max_chars=500,
         on_change=lambda: _set("q", [st.session_state["answers-q"] or ""]),
-        width=230,
+        width=170,
     )
 
 

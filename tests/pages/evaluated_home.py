@@ -78,7 +78,7 @@ def evaluation(run: RunDirectory, tail: str, suite: str, change: float, bad: int
         append_lines(folder / f"judgments-{judge.replace(':', '_')}.jsonl", scores)
 
 
-def open_page(name: str, **query: Any) -> AppTest:
+def open_page(name: str, /, **query: Any) -> AppTest:
     app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=120)
     for key, value in query.items():
         app.query_params[key] = value
