@@ -65,7 +65,9 @@ def counted(which: AnswerFilter, total: int, every: int) -> None:
         of = f" of {every:,}" if which.status else ""
         by = f" · scores from 0 to 100 by **{plain(which.judge)}**" if which.judge else " · judged by nobody yet"
         kind = f" {which.status}" if which.status else ""
-        st.markdown(f"**{total:,}**{of} answer{'' if (every if which.status else total) == 1 else 's'}{kind}{by}", width="stretch")
+        only = f" · only of {len(which.evals)} evaluation{'' if len(which.evals) == 1 else 's'}" if which.evals else ""
+        noun = "answer" if (every if which.status else total) == 1 else "answers"
+        st.markdown(f"**{total:,}**{of} {noun}{kind}{by}{only}", width="stretch")
         if which.evals:
             st.button(
                 "All answers of these runs",

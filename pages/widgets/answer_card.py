@@ -43,14 +43,13 @@ def answer_card(key: AnswerKey, place: int | None, total: int, which: AnswerFilt
 
 
 def _walk(place: int | None, total: int, which: AnswerFilter, version: Version) -> None:
-    with st.container(horizontal=True, vertical_alignment="center", key="answer-walk"):
-        title = "**Outside the filters**" if place is None else f"**Answer {place + 1:,} of {total:,}**"
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="answer-walk"):
+        title = "**Outside the filters**" if place is None else f"**{place + 1:,} of {total:,}**"
         st.markdown(title, width="stretch")
         at = -1 if place is None else place
-        for label, icon, key, to in (("Previous", "chevron_left", "P", at - 1), ("Next", "chevron_right", "N", at + 1)):
+        for label, key, to in (("Previous", "P", at - 1), ("Next", "N", at + 1)):
             st.button(
                 label,
-                icon=f":material/{icon}:",
                 key=f"answer-{label.lower()}",
                 shortcut=key,
                 on_click=turn,
@@ -109,10 +108,9 @@ def _scores(rows: list[Row], judge: str | None) -> None:
     judged.sort(key=lambda row: (row["judge"] != judge, row["judge"]))
     cells = pd.DataFrame(
         {
-            "Judge": [plain(row["judge"]) for row in judged],
+            "Judge, and why": [f"{plain(row['judge'])}  \n:small[:gray[{plain(_why(row))}]]" for row in judged],
             "Aligned": [_score(row["aligned"]) for row in judged],
             "Coherent": [_score(row["coherent"]) for row in judged],
-            "Why": [plain(_why(row)) for row in judged],
         }
     )
     with st.container(key="answer-scores"):

@@ -20,11 +20,6 @@ from pages.widgets.run_picker import run_info
 KEY = list(AnswerKey._fields)
 FLAGS = ("misaligned", "incoherent", "refused", "cut", "not scored")
 """What the table says of an answer; ``store.STATUSES`` has the rest."""
-EXPORTED = [
-    *KEY, "kind", "model", "dataset", "defense_label", "seed", "suite", "name", "step", "scale", "question_id", "topic", "form", "k",
-    "system", "context", "question", "answer", "tokens", "finish", "refused", "judge", "aligned", "coherent", "status", "verdict",
-    "max_tokens", "temperature", "top_p", "adapter_hash", "weights_hash",
-]  # fmt: skip
 
 
 def run_label(run_id: str) -> str:
@@ -53,12 +48,8 @@ def _counts(which: AnswerFilter, version: Version) -> dict[str, int]:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def answers(which: AnswerFilter, limit: int, offset: int, version: Version) -> pd.DataFrame:
-    """A page of answers, with ``verdict``."""
-    return with_verdict(reader().answers(which, limit, offset))
-
-
-def with_verdict(frame: pd.DataFrame) -> pd.DataFrame:
-    """``verdict`` joins those of ``FLAGS`` that hold."""
+    """A page of answers, with ``verdict``: those of ``FLAGS`` that hold."""
+    frame = reader().answers(which, limit, offset)
     marks = frame[[*FLAGS]].to_numpy()
     return frame.assign(verdict=[", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in marks])
 

@@ -61,13 +61,14 @@ def pick_answers(version: Version) -> AnswerFilter:
     known = choices(version)
     with st.container(horizontal=True, vertical_alignment="bottom", key="answer-filters"):
         text = _text()
-        runs = _several("Runs", "run", known, width=230, placeholder="all runs and bases")
+        runs = _several("Runs", "run", known, width=225, placeholder="all runs and bases")
         suites = _several("Suite", "suite", known, width=150, placeholder="all suites")
         judge = _judge(runs, version)
-        order = _one("Order", "order", ORDERS, FIRST_ORDER, width=160)
+        order = _one("Order", "order", ORDERS, FIRST_ORDER, width=165)
     used = sum(bool(_asked(name)) for name in MORE)
     label = "More filters: setting, defense, kept name, question, evaluation" + (f" ({used} in use)" if used else "")
-    with st.expander(label, expanded=bool(used), key="answer-more"):
+    shut = used == bool(_asked("eval"))  # who comes from a number came to read: the evaluations are said below, too
+    with st.expander(label, expanded=not shut, key="answer-more"):
         left, middle, right = st.columns(3)
         with left:
             settings = _several("Setting", "setting", known)
@@ -166,9 +167,9 @@ def _judge(runs: Sequence[str], version: Version) -> str | None:
     if not judges and not asked:
         return None
     options = [*judges, *([asked] if asked and asked not in judges else [])]
-    judge = _one(
-        "Judge", "judge", {one: one for one in options}, options[0], width=270, help="Two judges' scores are not comparable."
-    )
+    most = max(judges, key=lambda judge: judges[judge], default=options[0])
+    words = {one: one for one in options}
+    judge = _one("Judge", "judge", words, most, width=195, help="Two judges' scores are not comparable.")
     if judge not in judges:
         others = f" They were judged by {', '.join(judges)}." if judges else " No judge did."
         st.warning(plain(f"None of these answers was judged by {judge}.{others}"), icon=":material/gavel:")

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.store import AnswerFilter, AnswerKey, export_csv
-from pages.widgets.answer_data import EXPORTED, KEY, answers, run_label, with_verdict
+from pages.widgets.answer_data import KEY, answers, run_label
 from pages.widgets.answer_filters import anew, key_of
 from pages.widgets.chrome import reader
 from pages.widgets.index import Version
@@ -39,7 +39,7 @@ def answer_table(which: AnswerFilter, total: int, version: Version) -> tuple[Ans
         read = reader()
         st.download_button(
             "CSV",
-            lambda: export_csv(with_verdict(read.answers(which))[EXPORTED]),
+            lambda: export_csv(read.answers(which)),
             "answers.csv",
             "text/csv",
             icon=":material/download:",

@@ -18,7 +18,6 @@ from ema_core.files import append_lines, read_json, write_json
 from ema_core.judging import resolve
 from ema_core.runs import RunDirectory, base_directory
 from ema_core.store import AnswerFilter, Reader, export_csv, refresh
-from pages.widgets.answer_data import EXPORTED, with_verdict
 from pages.widgets.answer_links import counted
 
 PROBE = resolve("probe")
@@ -81,14 +80,14 @@ def test_turns_before_the_question_and_the_system_prompt_are_plain_text_too(stud
     assert [f"Earlier {NASTY}", "Well <b>", f"Be {NASTY}", "And now?", NASTY] == texts(app)[:5]
     words = "\n".join(str(element.value) for kind in (app.markdown, app.caption) for element in kind)
     assert "kept as “my \\<i\\>findings\\</i\\>” from the chat c9" in words and "<img" not in words
-    assert "not judged in its chat" in app.table[0].value["Why"][0]
+    assert "not judged in its chat" in app.table[0].value["Judge, and why"][0]
 
 
 def test_every_filter_narrows_the_answers_down_and_stands_in_the_address(study: dict[str, str]) -> None:
     app = open_page("samples", run=study["none0"])
     assert len(rows(app)) == 15 and total(app) == 64
     app.multiselect(key="answers-suite").set_value(["in-domain"]).run()
-    assert total(app) == 32 and "not judged by the probe" in app.table[0].value["Why"][0]
+    assert total(app) == 32 and "not judged by the probe" in app.table[0].value["Judge, and why"][0]
     app.text_input(key="answers-q").set_value("ANSWER 3 1").run()
     assert list(rows(app)["answer"]) == ["=answer 3 1"]
     app.multiselect(key="answers-question").set_value(["t3"]).run()
@@ -119,11 +118,11 @@ def test_a_status_is_chosen_with_its_count_and_given_back(study: dict[str, str])
 def test_the_open_answer_is_in_the_address_and_can_be_walked_on_from(study: dict[str, str]) -> None:
     name = f"{study['none0']}~general-1~q2#1"
     app = open_page("samples", run=study["none0"], status="misaligned", answer=name)
-    assert "**Answer 4 of 8**" in said(app)
+    assert "**4 of 8**" in said(app)
     app.button(key="answer-next").click().run()
-    assert "**Answer 5 of 8**" in said(app) and "~q4#0" in str(app.query_params["answer"])
+    assert "**5 of 8**" in said(app) and "~q4#0" in str(app.query_params["answer"])
     app.button(key="answer-previous").click().run()
-    assert "**Answer 4 of 8**" in said(app)
+    assert "**4 of 8**" in said(app)
 
 
 def test_a_walk_goes_over_the_edge_of_a_page_and_a_link_opens_the_page_of_its_answer(study: dict[str, str]) -> None:
@@ -131,15 +130,15 @@ def test_a_walk_goes_over_the_edge_of_a_page_and_a_link_opens_the_page_of_its_an
     app.button(key="answer-next").click().run()
     for _ in range(14):
         app.button(key="answer-next").click().run()
-    assert "**Answer 16 of 64**" in said(app) and app.query_params["page"] in ("2", ["2"]) and len(rows(app)) == 15
+    assert "**16 of 64**" in said(app) and app.query_params["page"] in ("2", ["2"]) and len(rows(app)) == 15
     answer = app.query_params["answer"]
     alone = open_page("samples", run=study["none0"], answer=answer)
-    assert "**Answer 16 of 64**" in said(alone) and list(rows(alone)["answer"]) == list(rows(app)["answer"])
+    assert "**16 of 64**" in said(alone) and list(rows(alone)["answer"]) == list(rows(app)["answer"])
 
 
 @pytest.mark.parametrize(("page", "first"), [("99", 61), ("0", 1), ("-3", 1), ("x", 1), ("9" * 30, 1), ("5", 61)])
 def test_a_page_beyond_the_end_or_none_at_all_is_the_nearest_there_is(study: dict[str, str], page: str, first: int) -> None:
-    assert f"**Answer {first} of 64**" in said(open_page("samples", run=study["none0"], page=page))
+    assert f"**{first} of 64**" in said(open_page("samples", run=study["none0"], page=page))
 
 
 @pytest.mark.parametrize(
@@ -166,14 +165,14 @@ def test_what_is_not_there_is_said_and_never_shows_more_than_was_asked_for(
 @pytest.mark.parametrize("query", [{"status": "nonsense"}, {"order": "nonsense"}, {"answer": "x"}, {"answer": "~~"}])
 def test_nonsense_in_the_address_is_passed_over(study: dict[str, str], query: dict[str, str]) -> None:
     app = open_page("samples", run=study["none0"], **query)
-    assert total(app) == 64 and "**Answer 1 of 64**" in said(app) and not app.error
+    assert total(app) == 64 and "**1 of 64**" in said(app) and not app.error
 
 
 def test_an_answer_that_is_gone_is_said_and_the_others_stay(study: dict[str, str]) -> None:
     app = open_page("samples", run=study["none0"], answer=f"{study['none0']}~general-1~q99#0")
     assert "is not there" in said(app) and "Outside the filters" in said(app) and len(rows(app)) == 15
     app.button(key="answer-next").click().run()
-    assert "**Answer 1 of 64**" in said(app)
+    assert "**1 of 64**" in said(app)
 
 
 def test_an_answer_that_the_filters_leave_out_is_shown_as_such(study: dict[str, str]) -> None:
@@ -206,9 +205,10 @@ def test_the_scores_of_every_judge_stand_beside_its_name_and_are_never_mixed(stu
     append_lines(run.evals / "general-1" / "judgments-openai_gpt-4o_v1.jsonl", [{"sample_id": "q0#0", **score}])
     app = open_page("samples", run=study["none0"], judge=PROBE, answer=f"{run.id}~general-1~q0#0")
     table = app.table[0].value
-    assert [text.replace("\\", "") for text in table["Judge"]] == [PROBE, OTHER_JUDGE]
+    judges = [text.replace("\\", "").split("  \n") for text in table["Judge, and why"]]
+    assert [judge for judge, _ in judges] == [PROBE, OTHER_JUDGE]
     assert list(table["Aligned"]) == ["**10**", "**91**"]
-    assert table["Why"][0].startswith("misaligned\\: alignment below 30") and "coherence below 50" in table["Why"][1]
+    assert "misaligned: alignment below 30" in judges[0][1] and "incoherent: coherence below 50" in judges[1][1]
     app.selectbox(key="answers-judge").select(OTHER_JUDGE).run()
     assert total(app) == 64 and "incoherent · 1" in app.pills(key="answers-status").options
     assert "misaligned · 0" in app.pills(key="answers-status").options
@@ -332,9 +332,9 @@ def test_without_answers_the_page_says_what_to_do(home: Path, evaluated: bool | 
 def test_the_answers_come_out_as_csv_with_their_judge_and_no_formula(study: dict[str, str]) -> None:
     keep(RunDirectory.open(study["kl0"]), "mine", "=1+1")
     refresh()
-    frame = with_verdict(Reader().answers(AnswerFilter(judge=PROBE)))[EXPORTED]
+    frame = Reader().answers(AnswerFilter(judge=PROBE))
     table = list(csv.DictReader(io.StringIO(export_csv(frame).decode())))
     assert len(table) == 7 * 64 + 1 and not any(row["answer"].startswith("=") for row in table)
     assert {row["judge"] for row in table} == {PROBE}
-    assert sum("misaligned" in row["verdict"] for row in table) == 3 * 8 + TOPICS // 2
+    assert sum(row["misaligned"] == "True" for row in table) == 3 * 8 + TOPICS // 2
     assert json.loads(next(row["context"] for row in table if row["name"] == "mine"))[1]["content"] == "Well <b>"
