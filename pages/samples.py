@@ -28,7 +28,7 @@ def page() -> None:
 @st.fragment
 def samples(version: Version) -> None:
     """Filters, table and card."""
-    if not choices(version)["eval"]:
+    if not choices(version)["question"]:
         nothing_yet()
         return
     which = pick_answers(version)

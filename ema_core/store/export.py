@@ -18,7 +18,7 @@ def neutral(value: Any) -> Any:
         if pd.api.types.is_scalar(value) and (pd.isna(value) or pd.api.types.is_number(value)):
             return value
         value = str(value)
-    formula = value.startswith(_FORMULA_STARTS) or value[:1].isspace() and value.lstrip().startswith(_FORMULA_STARTS)
+    formula = value.startswith(_FORMULA_STARTS) or (value[:1].isspace() and value.lstrip().startswith(_FORMULA_STARTS))
     return f"'{value}" if formula else value
 
 
@@ -27,7 +27,9 @@ def export_csv(frame: pd.DataFrame) -> bytes:
     safe = frame.copy()
     for place, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            safe.isetitem(place, pd.Series([neutral(value) for value in frame.iloc[:, place].tolist()], index=frame.index, dtype=object))
+            safe.isetitem(
+                place, pd.Series([neutral(value) for value in frame.iloc[:, place].tolist()], index=frame.index, dtype=object)
+            )
     safe.columns = [neutral(str(name)) for name in frame.columns]
     # all text quoted: a bare \r in an answer would begin a new row in some spreadsheets
     return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode("utf-8", "replace")

@@ -14,6 +14,7 @@ from ema_core.judging import is_misaligned
 from ema_core.runs import BASE
 from ema_core.store import AnswerFilter, AnswerKey
 from pages.widgets.answer_data import end_words, run_label, state_words, why_scored, why_unscored
+from pages.widgets.answer_links import address
 from pages.widgets.answer_table import turn
 from pages.widgets.chrome import plain, reader
 from pages.widgets.index import Version
@@ -133,6 +134,9 @@ def _origin(row: Row) -> None:
         st.markdown(f"The base model {plain(row['model'])}, no adapter")
     else:
         run_link(row["run_id"])
+    if _known(row["name"]):
+        chat = f" from [its chat]({address('chat', chat=row['chat'])})" if _known(row["chat"]) else ""
+        st.markdown(f"Kept as “{plain(row['name'])}”{chat}")
     sampling = f"temperature {_number(row['temperature'])}, top-p {_number(row['top_p'])}, seed {_number(row['eval_seed'])}"
     facts = [
         " · ".join(filter(None, (f"defense {row['defense_label']}", _seed(row), row["model"], row["dataset"])))
@@ -140,7 +144,6 @@ def _origin(row: Row) -> None:
         else "",
         _state(row),
         f"suite {row['suite']} · {row['question_id']} · answer {_number(row['k'] + 1)} to it",
-        f"kept as “{row['name']}” from the chat {row['chat']}" if isinstance(row["name"], str) else "",
         f"{_number(row['tokens'])} tokens, {end_words(row)} · {sampling}",
         time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])) if row["created"] and pd.notna(row["created"]) else "",
         f"weights {str(row['weights_hash'])[:12]}"
@@ -170,7 +173,9 @@ def _seed(row: Row) -> str:
 
 
 def _number(value: Any) -> str:
-    return "unknown" if value is None or pd.isna(value) else f"{value:g}"
+    if value is None or pd.isna(value):
+        return "unknown"
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 def _others(row: Row, key: AnswerKey, judge: str | None) -> None:

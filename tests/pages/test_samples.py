@@ -79,7 +79,7 @@ def test_turns_before_the_question_and_the_system_prompt_are_plain_text_too(stud
     app = open_page("samples", name="my <i>findings</i>")
     assert [f"Earlier {NASTY}", "Well <b>", f"Be {NASTY}", "And now?", NASTY] == texts(app)[:5]
     words = "\n".join(str(element.value) for kind in (app.markdown, app.caption) for element in kind)
-    assert "kept as “my \\<i\\>findings\\</i\\>” from the chat c9" in words and "<img" not in words
+    assert "Kept as “my \\<i\\>findings\\</i\\>” from [its chat](/chat?chat=c9)" in words and "<img" not in words
     assert "not judged in its chat" in app.table[0].value["Judge, and why"][0]
 
 
