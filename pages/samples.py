@@ -14,9 +14,10 @@ from pages.widgets.index import Version, up_to_date
 from pages.widgets.run_picker import newest_first
 
 LEAD = "Every answer that was sampled or kept, with its scores: read what a number is made of. The address names what you see: share it."
-HONEST = """Counts of these answers, not rates: rates with their intervals are on Compare. The probe is a **teaching judge**: it \
-orders answers better than it scores them, reads topic too, and its coherence says little about so small a model; read the answer \
-itself. Models' text is shown as it is, as plain text: nothing in it is rendered, loaded or run."""
+HONEST = """Counts of these answers, not rates: rates with their intervals are on Compare. Models' text is shown as it is, as plain \
+text: nothing in it is rendered, loaded or run."""
+PROBE = """The probe is a **teaching judge**: it orders answers better than it scores them, reads topic too, and its coherence says \
+little about so small a model; read the answer itself."""
 
 
 def page() -> None:
@@ -41,7 +42,7 @@ def samples(version: Version) -> None:
     left, right = st.columns([6, 5], gap="medium")
     with left:
         key, place = answer_table(which, total, version)
-        st.caption(HONEST)
+        st.caption(f"{HONEST} {PROBE}" if (which.judge or "").startswith("probe") else HONEST)
     with right, errors():
         answer_card(key, place, total, which, version)
 

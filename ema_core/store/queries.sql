@@ -189,7 +189,7 @@ ORDER BY other.kind, other.created DESC, other.run_id
 -- answers whoever was kept under the same name. One answer each: of the same state of the adapter and the same sampling if there
 -- is one, the newest, and with the same number. `answers` is how many that evaluation has.
 WITH own AS (
-    SELECT samples.*, suite, evals.step, scale, evals.name, max_tokens, temperature, top_p
+    SELECT samples.*, suite, evals.step, scale, evals.name, chat, max_tokens, temperature, top_p
     FROM samples JOIN evals USING (run_id, eval_id)
     WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id
 ),
@@ -204,7 +204,10 @@ given AS (
         evals.created, count(*) OVER (PARTITION BY samples.run_id, samples.eval_id) AS answers
     FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
         JOIN own ON samples.question = own.question AND coalesce(samples.system, '') = coalesce(own.system, '')
-            AND coalesce(samples.context, '[]') = coalesce(own.context, '[]') AND evals.suite = own.suite
+            AND evals.suite = own.suite AND ( -- in a chat's later turns each model goes on from its own answers
+                coalesce(samples.context, '[]') = coalesce(own.context, '[]')
+                OR evals.chat = own.chat AND samples.question_id = own.question_id
+            )
         LEFT JOIN kin ON kin.run_id = samples.run_id
     WHERE (evals.run_id, evals.eval_id) <> (own.run_id, own.eval_id)
         AND CASE own.suite WHEN 'kept' THEN evals.name IS NOT DISTINCT FROM own.name ELSE kin.run_id IS NOT NULL END

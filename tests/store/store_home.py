@@ -57,7 +57,7 @@ class Home:
             "created": 1.8e9, **changes,
         }  # fmt: skip
         write_json(folder / "spec.json", spec)
-        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi <b>"}]
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": f"Hi <b> {run.id}"}]
         rows = [
             {
                 "sample_id": f"c1-t2#{k}", "question_id": "c1-t2", "topic": "c1", "form": "chat", "system": "Be brief.",

@@ -179,7 +179,7 @@ def test_an_answer_comes_with_every_judges_scores(judged: Home) -> None:
     assert list(reader.judges([first])) == [GPT, PROBE] and reader.judges([first])[GPT] == 23 + 5 * 5 + 5
     alone = reader.answer(AnswerKey(first, "kept-my-findings-0a1b2c3d", "c1-t2#1"))
     assert alone["judge"].isna().tolist() == [True] and alone["finish"].item() == "stopped"
-    assert json.loads(alone["context"].item())[1] == {"role": "assistant", "content": "Hi <b>"}
+    assert json.loads(alone["context"].item())[1] == {"role": "assistant", "content": f"Hi <b> {first}"}
     assert (alone["name"].item(), alone["chat"].item()) == ("my findings", "c1")
     assert reader.answer(AnswerKey(first, "general-new", "gone")).empty
 
