@@ -7,7 +7,7 @@ import streamlit as st
 from ema_core.store import AnswerFilter
 from pages.widgets.answer_card import answer_card
 from pages.widgets.answer_data import counts_of
-from pages.widgets.answer_filters import all_of_their_runs, choices, clear_filters, pick_answers
+from pages.widgets.answer_filters import all_of_their_runs, choices, clear_filters, more_in_words, pick_answers
 from pages.widgets.answer_table import answer_table
 from pages.widgets.chrome import errors, header, plain
 from pages.widgets.index import Version, up_to_date
@@ -35,7 +35,7 @@ def samples(version: Version) -> None:
     which = pick_answers(version)
     counts = counts_of(which, version)
     total = counts[which.status or "all"]
-    counted(which, total, counts["all"])
+    counted(which, total, counts["all"], more_in_words(which, version))
     if not total:
         nothing_fits(which, counts["all"])
         return
@@ -60,15 +60,14 @@ def nothing_yet() -> None:
         st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
 
 
-def counted(which: AnswerFilter, total: int, every: int) -> None:
+def counted(which: AnswerFilter, total: int, every: int, more: str) -> None:
     """How many there are, by whose scores, and the way back to all."""
     with st.container(horizontal=True, vertical_alignment="center", key="answer-total"):
         of = f" of {every:,}" if which.status else ""
         by = f" · scores from 0 to 100 by **{plain(which.judge)}**" if which.judge else " · judged by nobody yet"
         kind = f" {which.status}" if which.status else ""
-        only = f" · only of {len(which.evals)} evaluation{'' if len(which.evals) == 1 else 's'}" if which.evals else ""
         noun = "answer" if (every if which.status else total) == 1 else "answers"
-        st.markdown(f"**{total:,}**{of} {noun}{kind}{by}{only}", width="stretch")
+        st.markdown(f"**{total:,}**{of} {noun}{kind}{by}{f' · {more}' if more else ''}", width="stretch")
         if which.evals:
             st.button(
                 "All answers of these runs",

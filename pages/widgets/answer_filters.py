@@ -65,10 +65,8 @@ def pick_answers(version: Version) -> AnswerFilter:
         suites = _several("Suite", "suite", known, width=150, placeholder="all suites")
         judge = _judge(runs, version)
         order = _one("Order", "order", ORDERS, FIRST_ORDER, width=165)
-    used = sum(bool(_asked(name)) for name in MORE)
-    label = "More filters: setting, defense, kept name, question, evaluation" + (f" ({used} in use)" if used else "")
-    shut = used == bool(_asked("eval"))  # who comes from a number came to read: the evaluations are said below, too
-    with st.expander(label, expanded=not shut, key="answer-more"):
+    gone = any(value not in known[name] for name in MORE for value in _asked(name))
+    with st.expander("More filters: setting, defense, kept name, question, evaluation", expanded=gone, key="answer-more"):
         left, middle, right = st.columns(3)
         with left:
             settings = _several("Setting", "setting", known)
@@ -81,6 +79,26 @@ def pick_answers(version: Version) -> AnswerFilter:
     which = AnswerFilter(runs, settings, defenses, suites, names, evals, questions, text, judge, "", order)
     status = _status(counts_of(which, version))
     return AnswerFilter(runs, settings, defenses, suites, names, evals, questions, text, judge, status, order)
+
+
+def more_in_words(which: AnswerFilter, version: Version) -> str:
+    """What the folded filters say."""
+    words = choices(version)
+    said = [
+        (f"setting{_s(which.settings)} ", "setting", which.settings),
+        (f"defense{_s(which.defenses)} ", "defense", which.defenses),
+        ("kept as ", "name", which.names),
+        ("asked ", "question", which.questions),
+    ]
+    parts = [start + ", ".join(words[name].get(value, value) for value in values[:3]) + " …" * (len(values) > 3)
+             for start, name, values in said if values]  # fmt: skip
+    if which.evals:
+        parts.append(f"only {len(which.evals)} evaluation{_s(which.evals)}")
+    return plain(" · ".join(parts))
+
+
+def _s(values: Sequence[str]) -> str:
+    return "" if len(values) == 1 else "s"
 
 
 def clear_filters() -> None:
