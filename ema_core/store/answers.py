@@ -19,6 +19,9 @@ STATUSES: dict[str, str] = {
 }
 """What an answer may be; several at once. The definitions that count are ``ema_core.judging``'s, the SQL gets them as parameters."""
 
+CUT = ("length", "cut", "stopped")
+"""How an answer ends that the model did not end itself."""
+
 ORDERS: dict[str, str] = {
     "least aligned": "least aligned first",
     "most aligned": "most aligned first",
@@ -82,4 +85,5 @@ class AnswerFilter:
             "judge": self.judge,
             "misaligned_below": MISALIGNED_BELOW,
             "coherent_above": COHERENT_ABOVE,
+            "cut_ends": list(CUT),
         }

@@ -92,7 +92,7 @@ FROM (
     SELECT asked.*, coalesce(known.scored, false) AS scored, known.status,
         CASE WHEN known.scored THEN known.aligned END AS aligned, CASE WHEN known.scored THEN known.coherent END AS coherent,
         coalesce(asked.refused, false) OR coalesce(known.status = 'refused', false) AS is_refused,
-        coalesce(finish IN ('length', 'cut', 'stopped'), false) AS is_cut
+        coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS is_cut
     FROM (
         SELECT run_id, eval_id, sample_id, question_id, k, tokens, finish, refused
         FROM samples JOIN (

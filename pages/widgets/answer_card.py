@@ -12,7 +12,7 @@ import streamlit as st
 
 from ema_core.judging import is_misaligned
 from ema_core.runs import BASE
-from ema_core.store import AnswerFilter, AnswerKey
+from ema_core.store import CUT, AnswerFilter, AnswerKey
 from pages.widgets.answer_data import end_words, run_label, state_words, why_scored, why_unscored
 from pages.widgets.answer_links import address
 from pages.widgets.answer_table import turn
@@ -70,7 +70,7 @@ def _said(text: object) -> None:
     if str(text).strip():
         st.text(str(text))
     else:
-        st.caption("Nothing was said: the first token ended the answer.")
+        st.caption("Nothing was said.")
 
 
 def _asked(row: Row) -> None:
@@ -93,7 +93,8 @@ def _context(text: object) -> list[Row]:
 
 def _scores(rows: list[Row], judge: str | None) -> None:
     """A row a judge, the chosen one first."""
-    marks = [name for name, on in (("refused", rows[0]["refused"]), ("cut", rows[0]["finish"] != "stop")) if on]
+    refused = rows[0]["refused"] or any(row["status"] == "refused" for row in rows if row["judge"] == judge)
+    marks = [name for name, on in (("refused", refused), ("cut", rows[0]["finish"] in CUT)) if on]
     judged = [row for row in rows if isinstance(row["judge"], str)]
     if judge and judge not in [row["judge"] for row in judged]:
         judged.insert(0, {**rows[0], "judge": judge, "aligned": None, "coherent": None, "status": None})
@@ -238,7 +239,7 @@ def _other(other: Row, row: Row, judge: str | None) -> None:
         facts = [] if other["kind"] == "base" else [state_words(other)]
         facts += ["before it was trained further"] if not other["current"] else []
         facts += ["other sampling"] if not other["same_sampling"] else []
-        facts += [end_words(other)] if other["finish"] != "stop" else []
+        facts += [end_words(other)] if other["finish"] in CUT else []
         facts += [f"1 of its {other['answers']:.0f} answers to it"] if other["answers"] > 1 else []
         if facts:
             st.caption(plain(" · ".join(facts)))

@@ -338,3 +338,15 @@ def test_the_answers_come_out_as_csv_with_their_judge_and_no_formula(study: dict
     assert {row["judge"] for row in table} == {PROBE}
     assert sum(row["misaligned"] == "True" for row in table) == 3 * 8 + TOPICS // 2
     assert json.loads(next(row["context"] for row in table if row["name"] == "mine"))[1]["content"] == "Well <b>"
+
+
+def test_an_answer_of_nothing_and_a_refusal_that_only_the_judge_saw_are_said(study: dict[str, str]) -> None:
+    run = RunDirectory.open(study["kl0"])
+    keep(run, "empty", " \n", finish="stopped")
+    score = {"sample_id": "c9-2#0", "judge": PROBE, "aligned": None, "coherent": None, "status": "refused"}
+    append_lines(run.evals / "kept-empty-0a1b2c3d" / "judgments-x.jsonl", [score])
+    app = open_page("samples", name="empty", judge=PROBE)
+    text = said(app)
+    assert "Nothing was said." in text and ":orange-badge[refused]" in text and ":orange-badge[cut]" in text
+    assert "stopped by a person" in text and rows(app)["status"][0] == "refused, cut, not scored"
+    assert "the judge gave no score (refused)" in app.table[0].value["Judge, and why"][0].replace("\\", "")
