@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
-from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -14,9 +13,10 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.scorecard import setting_table, undefended_curve
 from ema_core.figures import CRITERIA, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import resolve
-from ema_core.store import export_csv
+from ema_core.store import evaluation_key, export_csv
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
+from pages.widgets.answer_links import address
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.index import Version, up_to_date
 from pages.widgets.run_picker import newest_first, pick_runs
@@ -128,7 +128,7 @@ def _filters_changed() -> None:
 
 def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
     """The one judge whose scores are shown; a choice only where there are several."""
-    judges = judges_of(run_ids, version)
+    judges = list(judges_of(run_ids, version))
     if len(judges) > 1:
         return st.selectbox(
             "Judge", judges, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis."
@@ -174,7 +174,8 @@ def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
     st.caption(
         f"Brackets: 95 % intervals for **{first['estimand']}** (over topics; the forms of a question are one topic). General "
         f"answers and coherence: judge **{plain(first['judge'])}**. Margins: **margin (no judge)**. *Better* and *worse*: against "
-        "the undefended twin, corrected for all marks of this table (Holm), from three seeds on."
+        "the undefended twin, corrected for all marks of this table (Holm), from three seeds on. Numbers in link colour lead to the "
+        "answers that they count."
     )
     with st.container(horizontal=True, vertical_alignment="bottom", key="setting-actions"):
         labels = _labels(settings)
@@ -183,14 +184,15 @@ def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         )
         runs = list(of_runs.loc[of_runs["setting_key"] == key, "run_id"])
         for label, icon, page, query in (
-            ("Its misaligned answers", "forum", "evaluate", {"run": runs, "status": "misaligned"}),
-            ("All its answers", "forum", "evaluate", {"run": runs}),
+            ("All its answers", "forum", "samples", {"setting": key, "judge": first["judge"]}),
             ("Its training curves", "show_chart", "fine_tune", {"run": runs, "part": "Runs"}),
         ):
             st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=query)
         _csv(
             "Settings as CSV",
-            settings.assign(**{name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}),
+            settings.assign(
+                evals=settings["evals"].map(_evals), **{name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}
+            ),
             "settings",
         )
     with st.expander("What the words mean"):
@@ -290,12 +292,9 @@ def curves_part(run_ids: Sequence[str], version: Version) -> None:
 def runs_part(of_runs: pd.DataFrame) -> None:
     """The runs behind it, one by one."""
     st.subheader("Runs", anchor=False)
-    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
-    root = f"/{base}" if base else ""
     cells = criteria.run_cells(of_runs)
-    links = {"Read": ("evaluate", {"status": "misaligned"}), "Curves": ("fine-tune", {"part": "Runs"})}
-    for title, (path, query) in links.items():
-        cells[title] = [f"{root}/{path}?{urlencode({'run': run_id, **query})}" for run_id in cells["run_id"]]
+    cells["Curves"] = [address("fine-tune", run=run_id, part="Runs") for run_id in cells["run_id"]]
+    counts = [name for name in cells if name.endswith(", n") and ":" not in name]
     numbers = {name: "%+.2f" if "margin" in name else "%.1f" for name in cells if f"{name}: interval, n" in cells}
     st.dataframe(
         cells.drop(columns="run_id"),
@@ -309,13 +308,20 @@ def runs_part(of_runs: pd.DataFrame) -> None:
             "Run": st.column_config.TextColumn("Run", width=190, pinned=True),
             "Defense": st.column_config.TextColumn("Defense", width=130),
             "Seed": st.column_config.NumberColumn("Seed", width=60),
-            "Read": st.column_config.LinkColumn("Read", display_text="misaligned answers", width=140),
+            **{name: st.column_config.LinkColumn(name, display_text=r"#(\d+)$", width=100) for name in counts},
             "Curves": st.column_config.LinkColumn("Curves", display_text="curves", width=80),
         },
     )
     judge = of_runs["judge"].iloc[0]
-    st.caption(f"A run is one seed: a row speaks of that adapter only. Answers: judge {plain(judge)}; margins: margin (no judge).")
-    _csv("Runs as CSV", of_runs, "runs")
+    st.caption(
+        "A run is one seed: a row speaks of that adapter only. Each count leads to its answers. "
+        f"Answers: judge {plain(judge)}; margins: margin (no judge)."
+    )
+    _csv("Runs as CSV", of_runs.assign(evals=of_runs["evals"].map(_evals)), "runs")
+
+
+def _evals(found: list[tuple[str, str]]) -> str:
+    return ", ".join(evaluation_key(*one) for one in found)
 
 
 def _csv(label: str, frame: pd.DataFrame, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Evaluate: margins and sampled answers of runs; how far that is; the answers with their scores."""
+"""Evaluate: margins and sampled answers of runs; how far that is; the ways to what came out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import SHIPPED, known_judges, read_card, resolve
 from ema_core.runs import RunDirectory, Status
-from pages.widgets.answer_data import run_label
-from pages.widgets.answers import answer_table
+from ema_core.store import AnswerFilter
+from pages.widgets.answer_data import counts_of, judges_of, run_label
 from pages.widgets.chrome import act, duration, errors, header, notices, plain, show_error
 from pages.widgets.index import up_to_date
 from pages.widgets.run_picker import newest_first, pick_runs, remembered, run_info, run_link
@@ -27,8 +27,6 @@ the change from the base model; no sampling, no judge, and it shows small effect
 judge, follow."""
 PROBE = """**The probe is a teaching judge**: a linear read-out of the embedded model's hidden state. It shows which way things \
 move, and it reads topic too, so it never scores in-domain answers."""
-READING = ("status", "suite", "q", "order", "page", "answer")
-"""Parameters of a link to answers: such a visitor came to read."""
 
 
 def page() -> None:
@@ -52,13 +50,9 @@ def page() -> None:
         new_evaluation(usable)
     with errors():
         progress()
-    st.subheader("Answers", anchor=False)
     with errors():
         if usable:
-            compare_link(usable)
-            answer_table(usable, up_to_date())
-        else:
-            st.info("Choose a run above to read its answers.", icon=":material/forum:")
+            results(usable)
 
 
 def without_adapter() -> dict[str, str]:
@@ -86,8 +80,7 @@ def not_listed(missing: dict[str, str], chosen: Sequence[str]) -> None:
 
 def new_evaluation(run_ids: Sequence[str]) -> None:
     """What to ask, how long it takes, and the button that queues it."""
-    reading = any(name in st.query_params for name in READING)
-    with st.expander("New evaluation", key="new-evaluation", expanded=not reading, on_change="rerun"):
+    with st.expander("New evaluation", key="new-evaluation", expanded=True, on_change="rerun"):
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
         first, second, third, fourth = st.columns([3, 2, 2, 3])
         suites = first.pills(
@@ -282,8 +275,9 @@ def _superseded(failed: queue.Job, jobs: Sequence[queue.Job]) -> bool:
     return later or not set(failed.runs) & set(newest_first())
 
 
-def compare_link(run_ids: Sequence[str]) -> None:
-    """Rates and intervals are on Compare."""
+def results(run_ids: Sequence[str]) -> None:
+    """What came out of it: numbers on Compare, the answers themselves on Samples."""
+    st.subheader("Results", anchor=False)
     unfinished = [run_id for run_id in run_ids if RunDirectory.open(run_id).state().status is not Status.DONE]
     st.page_link(
         "pages/compare.py",
@@ -292,6 +286,25 @@ def compare_link(run_ids: Sequence[str]) -> None:
         query_params={"run": list(run_ids)},
         help="Runs that were stopped early are shown alone, not in a setting." if unfinished else None,
     )
+    version = up_to_date()
+    judges = judges_of(tuple(run_ids), version)
+    which = AnswerFilter(runs=tuple(run_ids), judge=max(judges, key=lambda judge: judges[judge], default=None))
+    counts = counts_of(which, version)
+    if not counts["all"]:
+        st.caption("No sampled answers of these runs yet; with 0 samples a question only the margin is measured.")
+        return
+    link: dict[str, Any] = {"run": list(run_ids), **({"judge": which.judge} if which.judge else {})}
+    of = "this run" if len(run_ids) == 1 else "these runs"
+    for label, count, status in (("Read the {} answers of " + of, "all", ""), ("{} misaligned", "misaligned", "misaligned")):
+        if counts[count]:
+            st.page_link(
+                "pages/samples.py",
+                label=label.format(f"{counts[count]:,}"),
+                icon=":material/forum:",
+                query_params=link | ({"status": status} if status else {}),
+            )
+    if which.judge:
+        st.caption(f"Scored by {plain(which.judge)}: {counts['scored']:,}. Counts of all their answers, not rates.")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from ema_core.evaluation.metrics import (
     rate,
     rate_over_seeds,
 )
+from ema_core.evaluation.suites import KEPT
 from ema_core.judging import COHERENT_ABOVE, is_incoherent, is_misaligned
 
 Frames = Mapping[str, pd.DataFrame]
@@ -60,6 +61,11 @@ class Answers:
     asked: int = 0
     protocol: tuple[Any, ...] = ()
     why: str = ""
+
+    @property
+    def evals(self) -> list[tuple[str, str]]:
+        """``(run_id, eval_id)`` of the evaluation that they are of: what leads from a number to the answers behind it."""
+        return list(self.rows[_EVAL].drop_duplicates().itertuples(index=False, name=None))
 
     def counts(self) -> dict[str, int]:
         """Refused answers count by the refusal rule, whether scored or not; unparsed ones were judged and got no score."""
@@ -107,6 +113,7 @@ class Study:
         }
         known = self.runs.get("adapter_hash")
         self._adapters = {} if known is None else dict(zip(self.runs["run_id"], known, strict=True))
+        evals = evals[evals["suite"] != KEPT]
         evals = evals.assign(done=evals["status"].eq("done")).sort_values(["done", "created", "eval_id"], ascending=False)
         self._evals: dict[str, list[Evaluation]] = {}
         for evaluation in evals.to_dict("records"):
@@ -186,8 +193,12 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
         **_margin(study.pairs(run_id, "general")),
         "given_coherent": {**_interval("value", given), "scored": given.n},
     }
-    coherence = {**_interval("mean", fluent, "mean_"), **_interval("rate", share)}
-    domain = {**_interval("rate", narrow), **_margin(study.pairs(run_id, "in-domain"))}
+    coherence: dict[str, Any] = {**_interval("mean", fluent, "mean_"), **_interval("rate", share)}
+    domain: dict[str, Any] = {**_interval("rate", narrow), **_margin(study.pairs(run_id, "in-domain"))}
+    rows = answers.rows
+    general |= {"misaligned": int(rows["misaligned"].sum()), "evals": answers.evals}
+    coherence |= {"coherent": int(rows["is_coherent"].sum()), "evals": answers.evals}
+    domain |= {"evals": inside.evals}
     shared = {"judge": judge, "estimand": LIKE_THESE}
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
@@ -205,7 +216,8 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
     defended minus undefended, paired by seed and pair or question. ``mark`` (general) and ``narrow_mark`` are
     ``better``, ``worse`` or ``not distinguishable`` after Holm's correction over all marks of the table; from fewer than
     three seeds they say ``these adapters only``. ``strength`` is not a number for several defenses together;
-    ``prefer_misaligned_general`` of ``pairs_general`` is a mean over seeds, the counts of answers are sums.
+    ``prefer_misaligned_general`` of ``pairs_general`` is a mean over seeds, the counts of answers are sums; ``evals`` names the
+    evaluations of the general answers that were counted.
     """
     study = Study(frames, judge)
     keys = study.twin_key(study.runs)
@@ -246,8 +258,10 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             row[f"pairs_{name}"] = max((found.pairs for found in margins), default=0)
             for side in ("prefer_misaligned", "base_prefer_misaligned"):
                 row[f"{side}_{name}"] = sum(getattr(found, side) for found in margins) / max(1, len(margins))
-        counts = [part.counts() for part in answers.parts.values() if isinstance(part, Answers)]
+        given = [part for part in answers.parts.values() if isinstance(part, Answers)]
+        counts = [part.counts() for part in given]
         row |= {name: sum(part[name] for part in counts) for name in COUNTS}
+        row["evals"] = [found for part in given for found in part.evals]
         rows.append(row)
         tested.append((row, "mark", differences["margin_difference"], False))
         tested.append((row, "narrow_mark", differences["narrow_difference"], True))

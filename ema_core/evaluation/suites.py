@@ -15,6 +15,9 @@ SUITES = {
     "in-domain": "Held-out questions of the training domain: was the narrow behaviour learned?",
 }
 
+KEPT = "kept"
+"""The suite of answers that were kept from chats: questions and sampling as someone liked, so no number is ever made of them."""
+
 
 @dataclass(frozen=True)
 class Question:

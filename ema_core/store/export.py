@@ -12,13 +12,14 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 def neutral(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets an apostrophe in front; numbers stay as they are."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
     if not isinstance(value, str):
+        if value is None or isinstance(value, bool | int | float):
+            return value
         if pd.api.types.is_scalar(value) and (pd.isna(value) or pd.api.types.is_number(value)):
             return value
         value = str(value)
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) or value.lstrip().startswith(_FORMULA_STARTS) else value
+    formula = value.startswith(_FORMULA_STARTS) or (value[:1].isspace() and value.lstrip().startswith(_FORMULA_STARTS))
+    return f"'{value}" if formula else value
 
 
 def export_csv(frame: pd.DataFrame) -> bytes:
@@ -26,7 +27,9 @@ def export_csv(frame: pd.DataFrame) -> bytes:
     safe = frame.copy()
     for place, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            safe.isetitem(place, pd.Series([neutral(value) for value in frame.iloc[:, place]], index=frame.index, dtype=object))
+            safe.isetitem(
+                place, pd.Series([neutral(value) for value in frame.iloc[:, place].tolist()], index=frame.index, dtype=object)
+            )
     safe.columns = [neutral(str(name)) for name in frame.columns]
     # all text quoted: a bare \r in an answer would begin a new row in some spreadsheets
     return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode("utf-8", "replace")

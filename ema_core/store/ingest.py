@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError
 from ema_core.files import disk_errors
-from ema_core.runs import RunDirectory, run_ids
+from ema_core.runs import RunDirectory, answering_ids
 from ema_core.settings import settings, writable
 from ema_core.store import database
 from ema_core.store.rows import TABLES, RunRows, read_run, signature
@@ -75,9 +75,9 @@ def refresh(progress: Progress | None = None) -> IndexReport | None:
 
 
 def signatures() -> dict[str, str]:
-    """The signature of each run directory as it is now."""
+    """The signature of each run directory, and of each base's, as it is now."""
     runs = settings().runs
-    return {run_id: signature(RunDirectory(runs / run_id)) for run_id in run_ids()}
+    return {run_id: signature(RunDirectory(runs / run_id)) for run_id in answering_ids()}
 
 
 def _stored(path: Path) -> dict[str, str] | None:

@@ -1,7 +1,10 @@
 -- Named queries of the reader. $run_ids is a list of run ids; `seed` is the run's, `eval_seed` that of the sampling.
 
 -- name: run_ids
-SELECT run_id FROM runs ORDER BY run_id
+SELECT run_id FROM runs WHERE kind = 'run' ORDER BY run_id
+
+-- name: base_ids
+SELECT run_id FROM runs WHERE kind = 'base' ORDER BY run_id
 
 -- name: runs
 SELECT runs.* FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
@@ -19,7 +22,7 @@ ORDER BY run_id, defense, step
 -- name: evals
 SELECT evals.run_id, eval_id, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale, evals.judge,
     samples, max_tokens, temperature, top_p, evals.seed AS eval_seed, evals.adapter_hash, evals.weights_hash, suite_hash,
-    evals.status, evals.created, evals.seconds, asked
+    evals.status, evals.created, evals.seconds, asked, evals.name, chat
 FROM evals JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, eval_id
 
@@ -66,3 +69,158 @@ FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (ru
     LEFT JOIN (SELECT run_id, count(*) AS n FROM judgments GROUP BY 1) AS j USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM margins GROUP BY 1) AS m USING (run_id)
 ORDER BY run_id
+
+-- name: judges
+-- Who judged answers of these runs; without $kept only those of suites.
+SELECT judgments.judge, count(*) AS answers
+FROM judgments JOIN evals USING (run_id, eval_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
+WHERE judgments.judge IS NOT NULL AND ($kept::BOOLEAN OR suite <> 'kept')
+GROUP BY 1 ORDER BY 1
+
+-- name: questions
+SELECT DISTINCT question_id, topic FROM samples JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
+ORDER BY question_id, topic
+
+-- name: answers
+-- One row an answer that fits store.AnswerFilter, but for its status, with $judge's scores where that gave both.
+SELECT *,
+    scored AND aligned < $misaligned_below AND coherent > $coherent_above AS is_misaligned,
+    scored AND coherent > $coherent_above AS is_coherent,
+    scored AND coherent < $coherent_above AS is_incoherent,
+    NOT scored AND NOT is_refused AND status IS NOT NULL AS is_unparsed
+FROM (
+    SELECT asked.*, coalesce(known.scored, false) AS scored, known.status,
+        CASE WHEN known.scored THEN known.aligned END AS aligned, CASE WHEN known.scored THEN known.coherent END AS coherent,
+        coalesce(asked.refused, false) OR coalesce(known.status = 'refused', false) AS is_refused,
+        coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS is_cut
+    FROM (
+        SELECT run_id, eval_id, sample_id, question_id, k, tokens, finish, refused
+        FROM samples JOIN (
+            SELECT evals.run_id, eval_id FROM evals JOIN runs USING (run_id)
+            WHERE (len($runs::VARCHAR[]) = 0 OR list_contains($runs::VARCHAR[], evals.run_id))
+                AND (len($settings::VARCHAR[]) = 0 OR list_contains($settings::VARCHAR[], setting_key))
+                AND (len($defenses::VARCHAR[]) = 0 OR list_contains($defenses::VARCHAR[], defense_label))
+                AND (len($suites::VARCHAR[]) = 0 OR list_contains($suites::VARCHAR[], suite))
+                AND (len($names::VARCHAR[]) = 0 OR list_contains($names::VARCHAR[], evals.name))
+                AND (len($evals::VARCHAR[]) = 0 OR list_contains($evals::VARCHAR[], evals.run_id || '~' || eval_id))
+        ) USING (run_id, eval_id)
+        WHERE (len($questions::VARCHAR[]) = 0 OR list_contains($questions::VARCHAR[], question_id)
+                OR list_contains($questions::VARCHAR[], topic))
+            AND ($text::VARCHAR = '' OR contains(lower(answer), lower($text::VARCHAR)) OR contains(lower(question), lower($text::VARCHAR)))
+    ) AS asked
+    LEFT JOIN (
+        SELECT run_id, eval_id, sample_id, status, aligned, coherent,
+            coalesce(NOT isnan(aligned) AND NOT isnan(coherent), false) AS scored
+        FROM judgments WHERE judge = $judge::VARCHAR
+    ) AS known USING (run_id, eval_id, sample_id)
+)
+
+-- name: answer_counts
+-- How many there are, and of each status. The names are those of store.STATUSES.
+SELECT count(*) AS "all",
+    count(*) FILTER (is_misaligned) AS misaligned, count(*) FILTER (is_coherent) AS coherent,
+    count(*) FILTER (is_incoherent) AS incoherent, count(*) FILTER (is_refused) AS refused, count(*) FILTER (is_cut) AS cut,
+    count(*) FILTER (scored) AS scored, count(*) FILTER (NOT scored) AS "not scored", count(*) FILTER (is_unparsed) AS unparsed
+FROM (@answers)
+
+-- name: found_answers
+-- Those of one $status, with the number that $order sorts by.
+SELECT *, CASE $order::VARCHAR
+        WHEN 'least aligned' THEN aligned WHEN 'most aligned' THEN -aligned
+        WHEN 'least coherent' THEN coherent WHEN 'longest' THEN -tokens
+    END AS sorted_by
+FROM (@answers)
+WHERE CASE $status::VARCHAR
+    WHEN '' THEN true WHEN 'misaligned' THEN is_misaligned WHEN 'coherent' THEN is_coherent WHEN 'incoherent' THEN is_incoherent
+    WHEN 'refused' THEN is_refused WHEN 'cut' THEN is_cut WHEN 'scored' THEN scored WHEN 'not scored' THEN NOT scored
+    WHEN 'unparsed' THEN is_unparsed
+END
+
+-- name: answer_page
+-- Only the rows of the page fetch their texts.
+WITH page AS (
+    SELECT * FROM (@found_answers)
+    ORDER BY sorted_by NULLS LAST, run_id, eval_id, question_id, k, sample_id
+    LIMIT $limit::BIGINT OFFSET $offset::BIGINT
+)
+SELECT page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
+    evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish,
+    is_refused AS refused, $judge::VARCHAR AS judge, page.aligned, page.coherent, page.status,
+    is_misaligned AS misaligned, is_coherent AS "is coherent", is_incoherent AS incoherent, is_cut AS cut, NOT scored AS "not scored",
+    is_unparsed AS unparsed, evals.adapter_hash, evals.weights_hash, max_tokens, temperature, top_p, evals.seed AS eval_seed
+FROM page JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
+ORDER BY sorted_by NULLS LAST, page.run_id, page.eval_id, page.question_id, page.k, page.sample_id
+
+-- name: answer_place
+-- How many of those found come before one of them; no row where that is not among them.
+WITH found AS (@found_answers),
+own AS (SELECT * FROM found WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id)
+SELECT count(*) FILTER (
+    coalesce(found.sorted_by, 'infinity'::DOUBLE) < coalesce(own.sorted_by, 'infinity'::DOUBLE)
+    OR coalesce(found.sorted_by, 'infinity'::DOUBLE) = coalesce(own.sorted_by, 'infinity'::DOUBLE)
+        AND (found.run_id, found.eval_id, found.question_id, found.k, found.sample_id)
+            < (own.run_id, own.eval_id, own.question_id, own.k, own.sample_id)
+) AS place
+FROM found, own HAVING count(*) > 0
+
+-- name: answer
+-- One answer and where it comes from, a row a judge that judged it; one row where none did.
+SELECT run_id, eval_id, sample_id, kind, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
+    evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish,
+    coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status,
+    evals.adapter_hash, evals.weights_hash, runs.adapter_hash AS adapter_now, max_tokens, temperature, top_p,
+    evals.seed AS eval_seed, evals.created
+FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id) LEFT JOIN judgments USING (run_id, eval_id, sample_id)
+WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id
+ORDER BY judgments.judge
+
+-- name: kin
+-- Whom a run's answers are read beside: the base of its model, and its undefended twins.
+SELECT other.run_id, CASE other.kind WHEN 'base' THEN 'base' ELSE 'twin' END AS relation, other.status
+FROM runs AS own JOIN runs AS other ON other.model = own.model AND other.run_id <> own.run_id
+WHERE own.run_id = $run_id AND own.kind = 'run' AND (
+    other.kind = 'base' OR own.defense_label <> 'none' AND other.kind = 'run' AND other.defense_label = 'none'
+    AND other.dataset = own.dataset AND other.recipe = own.recipe AND other.seed = own.seed
+)
+ORDER BY other.kind, other.created DESC, other.run_id
+
+-- name: same_question
+-- What others answered to the same question, with $judge's scores: for a suite the base and the undefended twins, for kept
+-- answers whoever was kept under the same name. One answer each: of the same state of the adapter and the same sampling if there
+-- is one, the newest, and with the same number. `answers` is how many that evaluation has.
+WITH own AS (
+    SELECT samples.*, suite, evals.step, scale, evals.name, chat, max_tokens, temperature, top_p
+    FROM samples JOIN evals USING (run_id, eval_id)
+    WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id
+),
+kin AS (@kin),
+given AS (
+    SELECT samples.*, kind, model, defense_label, runs.seed, evals.suite, evals.step, evals.scale, evals.adapter_hash, evals.max_tokens,
+        evals.temperature, evals.top_p, coalesce(relation, 'kept') AS relation, own.k AS own_k,
+        evals.step IS NOT DISTINCT FROM own.step AND evals.scale IS NOT DISTINCT FROM own.scale AS same_state,
+        evals.step IS NULL AND evals.scale = 1 AS final,
+        coalesce(evals.step IS NOT NULL OR evals.adapter_hash = runs.adapter_hash, true) AS current,
+        evals.max_tokens = own.max_tokens AND evals.temperature = own.temperature AND evals.top_p = own.top_p AS same_sampling,
+        evals.created, count(*) OVER (PARTITION BY samples.run_id, samples.eval_id) AS answers
+    FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
+        JOIN own ON samples.question = own.question AND coalesce(samples.system, '') = coalesce(own.system, '')
+            AND evals.suite = own.suite AND ( -- in a chat's later turns each model goes on from its own answers
+                coalesce(samples.context, '[]') = coalesce(own.context, '[]')
+                OR evals.chat = own.chat AND samples.question_id = own.question_id
+            )
+        LEFT JOIN kin ON kin.run_id = samples.run_id
+    WHERE (evals.run_id, evals.eval_id) <> (own.run_id, own.eval_id)
+        AND CASE own.suite WHEN 'kept' THEN evals.name IS NOT DISTINCT FROM own.name ELSE kin.run_id IS NOT NULL END
+),
+best AS (
+    SELECT * FROM given
+    QUALIFY row_number() OVER (
+        PARTITION BY run_id, CASE suite WHEN 'kept' THEN eval_id END
+        ORDER BY same_state DESC, final DESC, current DESC, same_sampling DESC, created DESC, eval_id, abs(k - own_k), k, sample_id
+    ) = 1
+)
+SELECT best.run_id, best.eval_id, best.sample_id, relation, kind, model, defense_label, seed, step, scale, k, answer, tokens, finish,
+    current, same_sampling, answers, max_tokens, temperature, $judge::VARCHAR AS judge, aligned, coherent, judgments.status
+FROM best LEFT JOIN judgments ON judgments.run_id = best.run_id AND judgments.eval_id = best.eval_id
+    AND judgments.sample_id = best.sample_id AND judgments.judge = $judge::VARCHAR
+ORDER BY CASE relation WHEN 'base' THEN 0 WHEN 'twin' THEN 1 ELSE 2 END, best.run_id, best.eval_id

@@ -12,6 +12,7 @@ import pandas as pd
 from ema_core.errors import EmaError
 from ema_core.settings import settings
 from ema_core.store import database
+from ema_core.store.answers import AnswerFilter, AnswerKey
 from ema_core.store.ingest import build_index, refresh
 from ema_core.store.queries import queries
 
@@ -21,7 +22,8 @@ _DAMAGE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, 
 class Reader:
     """The index of ``EMA_HOME``, opened once a file version and shared by threads.
 
-    Makes an index where there is none, and again where it is damaged; ``note`` then says so. ``run_ids`` None means all runs.
+    Makes an index where there is none, and again where it is damaged; ``note`` then says so. ``run_ids`` None means all runs,
+    without the bases (``base_ids``), which are asked for by name.
     A column of whole numbers is float where a value is missing (NaN), so that comparisons never raise.
     """
 
@@ -84,6 +86,10 @@ class Reader:
         """The indexed runs, oldest first."""
         return [str(run_id) for run_id in self._query("run_ids")["run_id"]]
 
+    def base_ids(self) -> list[str]:
+        """Models without an adapter that have answered: ``runs.base_directory``."""
+        return [str(run_id) for run_id in self._query("base_ids")["run_id"]]
+
     def runs(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """One row a run, oldest first: table ``runs``."""
         return self._query("runs", run_ids=self._ids(run_ids))
@@ -113,6 +119,42 @@ class Reader:
     def sample_count(self, run_ids: Sequence[str] | None = None, suite: str | None = None) -> int:
         """How many samples ``samples`` pages through."""
         return int(self._query("sample_count", run_ids=self._ids(run_ids), suite=suite)["samples"].iloc[0])
+
+    def judges(self, run_ids: Sequence[str] | None = None, kept: bool = True) -> dict[str, int]:
+        """How many answers of these runs each judge judged; ``kept`` False: answers to suites, not those kept from chats."""
+        found = self._query("judges", run_ids=self._ids(run_ids), kept=kept)
+        return {str(judge): int(count) for judge, count in found.itertuples(index=False)}
+
+    def questions(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """``question_id, topic`` of what these runs were asked, each once."""
+        return self._query("questions", run_ids=self._ids(run_ids))
+
+    def answers(self, which: AnswerFilter, limit: int | None = None, offset: int = 0) -> pd.DataFrame:
+        """One row an answer, with the scores of the filter's judge, a column for each status, and where it comes from."""
+        page = {"limit": 1 << 62 if limit is None else max(0, int(limit)), "offset": max(0, int(offset))}
+        return self._query("answer_page", **which.parameters(), status=which.status, order=which.order, **page)
+
+    def answer_counts(self, which: AnswerFilter) -> dict[str, int]:
+        """``all`` and each of ``STATUSES``: how many answers fit the filter but for its own status."""
+        row = self._query("answer_counts", **which.parameters()).iloc[0]
+        return {str(name): int(count) for name, count in row.items()}
+
+    def answer_place(self, which: AnswerFilter, key: AnswerKey) -> int | None:
+        """How many of the answers found come before this one; None where it is not among them."""
+        found = self._query("answer_place", **which.parameters(), status=which.status, order=which.order, **key._asdict())
+        return int(found["place"].iloc[0]) if len(found) else None
+
+    def answer(self, key: AnswerKey) -> pd.DataFrame:
+        """One answer, a row a judge that judged it (one row without a judge where none did); empty where there is none."""
+        return self._query("answer", **key._asdict())
+
+    def same_question(self, key: AnswerKey, judge: str | None) -> pd.DataFrame:
+        """What base and undefended twins (``relation``), or for kept answers the others of that name, said to the same."""
+        return self._query("same_question", **key._asdict(), judge=judge)
+
+    def kin(self, run_id: str) -> pd.DataFrame:
+        """The bases and undefended twins of a run, asked or not: ``run_id, relation, status``."""
+        return self._query("kin", run_id=run_id)
 
     def margins(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """One row an answer pair and evaluation, with eval and run columns."""

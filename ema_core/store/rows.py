@@ -11,10 +11,10 @@ from typing import Any
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json, read_lines, sha256_json
-from ema_core.runs import Recipe, RunDirectory, Status, steps
+from ema_core.runs import BASE, Recipe, RunDirectory, Status, steps
 
 TABLES = ("runs", "steps", "penalties", "evals", "samples", "judgments", "margins")
-_RUN_FILES = ("spec.json", "state.json", "events.jsonl")
+_RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
 Row = dict[str, Any]
 
 
@@ -57,11 +57,12 @@ def _entries(path: str | Path) -> list[os.DirEntry[str]]:
 def read_run(run: RunDirectory) -> RunRows:
     """All rows of a run. A run that cannot be understood gives no rows and a warning; a damaged eval only loses itself."""
     rows = RunRows()
-    if run.id.startswith("base-") and not (run.path / "spec.json").exists():
-        return rows  # the base model's own answers, not a run
     try:
-        rows.tables["runs"].append(_run_row(run))
-        rows.tables["steps"], rows.tables["penalties"] = _curve_rows(run)
+        if run.id.startswith(BASE):
+            rows.tables["runs"].append(_base_row(run))
+        else:
+            rows.tables["runs"].append(_run_row(run))
+            rows.tables["steps"], rows.tables["penalties"] = _curve_rows(run)
     except (EmaError, OSError, ValueError) as error:
         return RunRows(warnings=[f"{run.id} was left out: {error}"])
     for folder in (Path(entry.path) for entry in _entries(run.evals) if entry.is_dir()):
@@ -117,6 +118,7 @@ def _run_row(run: RunDirectory) -> Row:
     error = f"{state.error} {state.hint}".strip() if state.status is Status.FAILED else state.error
     return {
         "run_id": run.id,
+        "kind": "run",
         "setting_key": spec.setting.key,
         "model": spec.model,
         "dataset": spec.dataset,
@@ -145,6 +147,27 @@ def _run_row(run: RunDirectory) -> Row:
     }
 
 
+def _base_row(run: RunDirectory) -> Row:
+    """A model without an adapter, as ``runs.base_directory`` made its folder."""
+    try:
+        known = read_json(run.path / "model.json")
+    except FileNotFoundError:
+        raise ValueError("it has no model.json, so nobody can say which model answered") from None
+    if not isinstance(known, dict) or not isinstance(known.get("model"), str):
+        raise ValueError("its model.json does not name a model")
+    return {
+        "run_id": run.id,
+        "kind": "base",
+        "setting_key": f"base:{known['model']}",
+        "model": known["model"],
+        "defense_label": "base",
+        "defenses": "[]",
+        "status": str(Status.DONE),
+        "created": known.get("created"),
+        "weights_hash": known.get("weights_hash"),
+    }
+
+
 def recipe_label(recipe: Recipe) -> str:
     """``demo · 60 steps · batch 4 · lr 1e-04 · rank 32``: the recipe as a reader tells it from another."""
     length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
@@ -164,11 +187,13 @@ def _read_eval(run_id: str, folder: Path, rows: RunRows) -> None:
     rows.tables["evals"].append({**spec, **key})
     rows.tables["samples"] += _once(lines(folder / "samples.jsonl"), ("sample_id",), key)
     rows.tables["margins"] += _once(lines(folder / "margins.jsonl"), ("pair_id",), key)
-    for name in names:
-        if name.startswith("judgments-") and name.endswith(".jsonl"):
-            judge = name.removeprefix("judgments-").removesuffix(".jsonl")
-            values = ({"judge": judge, **line} for line in lines(folder / name))
-            rows.tables["judgments"] += _once(values, ("sample_id", "judge"), key)
+    judged = [name for name in names if name.startswith("judgments-") and name.endswith(".jsonl")]
+    scores = (
+        {"judge": name.removeprefix("judgments-").removesuffix(".jsonl"), **line}
+        for name in judged
+        for line in lines(folder / name)
+    )
+    rows.tables["judgments"] += _once(scores, ("sample_id", "judge"), key)
 
 
 def _once(values: Iterable[Row], names: tuple[str, ...], key: Row) -> list[Row]:

@@ -1,8 +1,9 @@
 -- The index. Rebuilt from files, so there are no migrations: another text here means a rebuild.
 -- No constraints and no indexes: rows come in bulk, ordered by run, and are pruned by run_id's zone maps.
 
+-- `kind` is 'run', or 'base' for a model without an adapter, of which only the answers count: no recipe, no seed, no steps.
 CREATE TABLE runs (
-    run_id VARCHAR, setting_key VARCHAR, model VARCHAR, dataset VARCHAR, safe_pool VARCHAR,
+    run_id VARCHAR, kind VARCHAR, setting_key VARCHAR, model VARCHAR, dataset VARCHAR, safe_pool VARCHAR,
     defense_label VARCHAR, defenses VARCHAR, -- JSON
     preset VARCHAR, steps BIGINT, batch_size BIGINT, learning_rate DOUBLE, rank BIGINT,
     recipe VARCHAR, -- JSON
@@ -22,12 +23,14 @@ CREATE TABLE penalties (run_id VARCHAR, step BIGINT, defense VARCHAR, raw DOUBLE
 CREATE TABLE evals (
     run_id VARCHAR, eval_id VARCHAR, suite VARCHAR, samples BIGINT, max_tokens BIGINT, temperature DOUBLE, top_p DOUBLE,
     seed BIGINT, judge VARCHAR, step BIGINT, scale DOUBLE, adapter_hash VARCHAR, weights_hash VARCHAR, suite_hash VARCHAR,
-    status VARCHAR, created DOUBLE, seconds DOUBLE, asked BIGINT
+    status VARCHAR, created DOUBLE, seconds DOUBLE, asked BIGINT,
+    name VARCHAR, chat VARCHAR -- of answers that were kept from a chat
 );
 
 CREATE TABLE samples (
     run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, question_id VARCHAR, topic VARCHAR, form VARCHAR, system VARCHAR,
-    question VARCHAR, answer VARCHAR, tokens BIGINT, finish VARCHAR, refused BOOLEAN, k BIGINT
+    question VARCHAR, answer VARCHAR, tokens BIGINT, finish VARCHAR, refused BOOLEAN, k BIGINT,
+    context VARCHAR -- JSON: the turns before the question
 );
 
 CREATE TABLE judgments (

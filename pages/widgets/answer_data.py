@@ -1,56 +1,94 @@
-"""Sampled answers as rows: each once, with one judge's scores, and the words for what they are."""
+"""Answers as pages read them: by filter and page, cached for a version of the index, and the words for what they are."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from ema_core.evaluation.evaluate import NOT_JUDGED
-from ema_core.judging import is_incoherent, is_misaligned
+from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
+from ema_core.runs import BASE
+from ema_core.store import AnswerFilter, AnswerKey
 from pages.widgets.chrome import reader
 from pages.widgets.index import Version
 from pages.widgets.run_picker import run_info
 
-FLAGS = ("misaligned", "incoherent", "refused", "cut at the limit", "not scored")
-KEY = ["run_id", "eval_id", "sample_id"]
-EXPORTED = [
-    *KEY, "defense_label", "seed", "suite", "step", "scale", "question_id", "topic", "form", "k", "system", "question", "answer",
-    "tokens", "finish", "refused", "judge", "aligned", "coherent", "verdict", "max_tokens", "temperature",
-]  # fmt: skip
+KEY = list(AnswerKey._fields)
+FLAGS = ("misaligned", "incoherent", "refused", "cut", "not scored")
+"""What the table says of an answer; ``store.STATUSES`` has the rest."""
 
 
 def run_label(run_id: str) -> str:
     """``kl=0.1 · seed 0 · x7k2``: the id's end tells runs of one setting and seed apart."""
     info = run_info(run_id)
+    if run_id.startswith(BASE):
+        return f"base · {info.model or run_id}"
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
-def judges_of(run_ids: tuple[str, ...], version: Version) -> list[str]:
-    """Who judged answers of these runs."""
-    return sorted(reader().samples(run_ids)["judge"].dropna().unique())
+@st.cache_data(show_spinner=False, max_entries=32)
+def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) -> dict[str, int]:
+    """Who judged answers of these runs, and how many; with ``kept`` those kept from chats, too."""
+    return reader().judges(run_ids, kept)
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
-def answers(run_ids: tuple[str, ...], judge: str | None, version: Version) -> pd.DataFrame:
-    """Each answer once, with this judge's scores; a true/false column for each of ``FLAGS`` and ``verdict`` that joins them."""
-    rows = reader().samples(run_ids)
-    scores = rows.loc[rows["judge"] == judge, [*KEY, "judge", "aligned", "coherent", "status"]]
-    frame = rows.drop(columns=["judge", "aligned", "coherent", "status"]).drop_duplicates(KEY).merge(scores, "left", KEY)
-    scored = frame["aligned"].notna() & frame["coherent"].notna()
-    frame["misaligned"] = is_misaligned(frame["aligned"], frame["coherent"])
-    frame["incoherent"] = is_incoherent(frame["coherent"])
-    frame["refused"] = frame["refused"].eq(True)
-    frame["cut at the limit"] = frame["finish"] == "length"
-    frame["not scored"] = ~scored
-    frame["verdict"] = [", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in frame[[*FLAGS]].to_numpy()]
-    return frame
+def counts_of(which: AnswerFilter, version: Version) -> dict[str, int]:
+    """How many fit, in all and of each status, whichever status and order the filter itself names."""
+    return _counts(replace(which, status="", order=""), version)
 
 
-def why_unscored(row: pd.Series) -> str:
-    """Why an answer has no scores."""
-    if row["suite"] == "in-domain":
-        return NOT_JUDGED
+@st.cache_data(show_spinner=False, max_entries=64)
+def _counts(which: AnswerFilter, version: Version) -> dict[str, int]:
+    return reader().answer_counts(which)
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def answers(which: AnswerFilter, limit: int, offset: int, version: Version) -> pd.DataFrame:
+    """A page of answers, with ``verdict``: those of ``FLAGS`` that hold."""
+    frame = reader().answers(which, limit, offset)
+    marks = frame[[*FLAGS]].to_numpy()
+    return frame.assign(verdict=[", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in marks])
+
+
+def why_scored(aligned: Any, coherent: Any) -> str:
+    """What these scores make of an answer, with the thresholds."""
+    if pd.isna(aligned) or pd.isna(coherent):
+        return "no score"
+    low, fluent = aligned < MISALIGNED_BELOW, coherent > COHERENT_ABOVE
+    if low and fluent:
+        return f"misaligned: alignment below {MISALIGNED_BELOW}, coherence above {COHERENT_ABOVE}"
+    if coherent < COHERENT_ABOVE:
+        more = ", so not counted as misaligned" if low else ""
+        return f"incoherent: coherence below {COHERENT_ABOVE}{more}"
+    return "not misaligned" if not low else f"coherence is exactly {COHERENT_ABOVE}: neither coherent nor incoherent"
+
+
+def why_unscored(row: Mapping[str, Any]) -> str:
+    """Why an answer has no scores of a judge."""
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
-    return "not judged yet" if pd.isna(row["judge"]) else "the judge gave no score"
+    if row["suite"] == "in-domain" and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):
+        return NOT_JUDGED
+    if row["suite"] == "kept":
+        return "not judged in its chat"
+    return "not judged by this judge"
+
+
+def state_words(row: Mapping[str, Any]) -> str:
+    """``final adapter``, ``checkpoint at step 20, adapter × 0.5``; a base has none."""
+    if row["kind"] == "base":
+        return "no adapter"
+    state = "final adapter" if pd.isna(row["step"]) else f"checkpoint at step {row['step']:.0f}"
+    return state if pd.isna(row["scale"]) or row["scale"] == 1 else f"{state}, strength × {row['scale']:g}"
+
+
+def end_words(row: Mapping[str, Any]) -> str:
+    """How an answer ended."""
+    known = {"stop": "ended by itself", "stopped": "stopped by a person", "cut": "cut by a failure while it was given"}
+    if row["finish"] == "length":
+        return "cut at the token limit" if pd.isna(row["max_tokens"]) else f"cut at {row['max_tokens']:.0f} tokens"
+    return known.get(row["finish"], str(row["finish"] or "its end is not known"))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ema_core.evaluation.scorecard import COUNTS, Frames, run_criteria
+from pages.widgets.answer_links import counted
 from pages.widgets.chrome import plain
 
 Row = Mapping[str, Any]
@@ -15,6 +16,8 @@ Form = Callable[[float], str]
 GENERAL, NARROW, BENIGN, COHERENCE = "General margin (should fall)", "Narrow margin (should stay)", "Benign task", "Coherence"
 RATE, ANSWERS = "General answers", "Counts"
 MARKS = {"better": "green", "worse": "red", "not distinguishable": "gray", "these adapters only": "orange"}
+_STATUS_OF = {"answered": ""}
+"""Where a count's name is not the status of its answers."""
 FEW_SEEDS = "these adapters only"
 MEANINGS = {
     "margin": "mean log-probability a token of the misaligned minus the aligned answer of a pair, as the change from the base "
@@ -72,27 +75,30 @@ def setting_cells(settings: pd.DataFrame) -> pd.DataFrame:
                     _against(row, "narrow_difference", "narrow_mark"),
                 ),
                 RATE: _lines(
-                    _value(row, "general_rate", " % misaligned", percent, _scored(row)),
-                    _value(row, "general_mean", " mean alignment", score),
+                    _value(row, "general_rate", " % misaligned", percent, _scored(row), "misaligned"),
+                    _value(row, "general_mean", " mean alignment", score, status="scored"),
                 ),
                 COHERENCE: _lines(
-                    _value(row, "coherence_rate", " % coherent", percent, _scored(row)),
-                    _value(row, "coherence_mean", " mean coherence", score),
+                    _value(row, "coherence_rate", " % coherent", percent, _scored(row), "coherent"),
+                    _value(row, "coherence_mean", " mean coherence", score, status="scored", order="least coherent"),
                 ),
                 BENIGN: _why(row["benign_why"].partition(";")[0]),
-                ANSWERS: counts_text(row),
+                ANSWERS: _counts(row),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _value(row: Row, name: str, what: str, form: Form, tail: str = "") -> str:
-    """A number with interval and n; in its place the reason where there is none, after it what was left out."""
+def _value(row: Row, name: str, what: str, form: Form, tail: str = "", status: str = "", order: str = "") -> str:
+    """A number with interval and n; in its place the reason where there is none, after it what was left out. With ``status`` it
+    leads to those answers, and where no answer is such, to those that were scored."""
     why = row.get(f"{name}_why")
     reason = _why(why) if isinstance(why, str) and why else ""
     if not here(row[name]):
         return reason or _why("not measured")
     value = f"**{form(row[name])}**{what}".replace(" ", "\u00a0")
+    if status:
+        value = _link(row, value, status if row[name] else "scored", order)
     return _lines(f"{value} {interval(row, name, form)}", tail.replace(" ", "\u00a0"), reason)
 
 
@@ -132,11 +138,22 @@ def _prefer(row: Row) -> str:
     return f"{own} of {row['pairs_general']} (base {base})"
 
 
-def counts_text(row: Row) -> str:
-    """Asked, answered, scored and so on, in one line."""
+def _link(row: Row, text: str, status: str = "", order: str = "") -> str:
+    """The text as a way to the answers that this row counted."""
+    url = counted(row["evals"], row["judge"], status, order)
+    return f"[{text}]({url})" if url else text
+
+
+def _counts(row: Row) -> str:
+    """Asked, answered, scored and so on, in one line; each leads to its answers."""
     if not row.get("asked"):
         return "none sampled"
-    return ", ".join(f"{int(row.get(name) or 0)}\u00a0{name}" for name in COUNTS)
+    words = {name: f"{int(row.get(name) or 0)}\u00a0{name}" for name in COUNTS}
+    linked = {
+        name: text if name == "asked" or not row.get(name) else _link(row, text, _STATUS_OF.get(name, name))
+        for name, text in words.items()
+    }
+    return ", ".join(linked.values())
 
 
 def setting_labels(settings: pd.DataFrame) -> dict[str, list[str]]:
@@ -178,7 +195,7 @@ def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
             "coherence_rate_low": coherence["low"],
             "coherence_rate_high": coherence["high"],
         }
-        row |= {name: general[name] for name in COUNTS}
+        row |= {name: general[name] for name in (*COUNTS, "misaligned", "evals")} | {"coherent": coherence["coherent"]}
         row |= {"general_why": general["why"] or "", "judge": judge, "estimand": general["estimand"]}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -197,8 +214,17 @@ def _margin(name: str, found: Row | None) -> dict[str, Any]:
     }
 
 
+COUNT_LINKS = {
+    "Misaligned, %": "misaligned",
+    "Mean alignment": "scored",
+    "Coherent, %": "coherent",
+}
+"""After which number of a run the count stands that it is made of; the others come at the end."""
+
+
 def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs as numbers that can be sorted by, each with its interval and n beside it in words."""
+    """The runs as numbers that can be sorted by, each with its interval and n beside it in words; counts are addresses of their
+    answers, with the count after ``#``."""
     rows = []
     for row in runs.to_dict("records"):
         reasons = dict.fromkeys(filter(None, (row["general_margin_why"], row["narrow_margin_why"], row["general_why"])))
@@ -215,5 +241,19 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
             cells[f"{title}: interval, n"] = f"{interval(row, name, form)} {n}" if here(value) else ""
             if name == "general_margin":
                 cells["Prefer the misaligned answer"] = _prefer(row) if row["pairs_general"] else ""
-        rows.append(cells | {ANSWERS: counts_text(row), "Why empty": "; ".join(reasons), "run_id": row["run_id"]})
+            if title in COUNT_LINKS:
+                cells[_title_of(COUNT_LINKS[title])] = _count_link(row, COUNT_LINKS[title])
+        cells["Asked"] = row["asked"]
+        for status in ("answered", "refused", "unparsed", "incoherent", "cut"):
+            cells[_title_of(status)] = _count_link(row, status)
+        rows.append(cells | {"Why empty": "; ".join(reasons), "run_id": row["run_id"]})
     return pd.DataFrame(rows)
+
+
+def _title_of(status: str) -> str:
+    return f"{status.capitalize()}, n"
+
+
+def _count_link(row: Row, status: str) -> str | None:
+    url = counted(row["evals"], row["judge"], _STATUS_OF.get(status, status))
+    return f"{url}#{int(row[status])}" if url else None

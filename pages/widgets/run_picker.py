@@ -9,14 +9,15 @@ from functools import lru_cache
 import streamlit as st
 
 from ema_core.errors import EmaError
-from ema_core.runs import RunDirectory, run_ids
+from ema_core.files import read_json
+from ema_core.runs import BASE, RunDirectory, run_ids
 from ema_core.settings import settings
 from pages.widgets.chrome import plain, show_error
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What never changes of a run. ``problem`` says why its spec cannot be read."""
+    """What never changes of a run, or of a base. ``problem`` says why its spec cannot be read."""
 
     id: str
     name: str = ""
@@ -29,21 +30,28 @@ class RunInfo:
 
     @property
     def label(self) -> str:
+        if self.defense == "base":
+            return f"base · {self.model}"
         return f"{self.name} · {self.id}" if self.name else self.id
 
 
 def run_info(run_id: str) -> RunInfo:
-    """The run's fixed facts; read once for a version of its spec."""
-    spec = settings().runs / run_id / "spec.json"
+    """The fixed facts of a run or a base; read once for a version of its spec."""
+    spec = settings().runs / run_id / ("model.json" if run_id.startswith(BASE) else "spec.json")
     try:
         return _read(str(spec.parent), spec.stat().st_mtime_ns)
     except OSError:
-        return RunInfo(run_id, problem="spec.json is missing")
+        return RunInfo(run_id, problem=f"{spec.name} is missing")
 
 
 @lru_cache(maxsize=8192)
 def _read(path: str, version: int) -> RunInfo:
     run = RunDirectory(settings().runs / path.rsplit("/", 1)[-1])
+    if run.id.startswith(BASE):
+        try:
+            return RunInfo(run.id, model=str(read_json(run.path / "model.json")["model"]), defense="base")
+        except (OSError, ValueError, KeyError, TypeError):
+            return RunInfo(run.id, problem="model.json is damaged")
     try:
         spec, state = run.spec, run.state()
     except EmaError as error:

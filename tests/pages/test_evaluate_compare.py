@@ -4,117 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from evaluated_home import OTHER_JUDGE, TOPICS, make_run, open_page, said
 from streamlit.testing.v1 import AppTest
 
 from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation
-from ema_core.files import append_lines, write_json
+from ema_core.files import append_lines
 from ema_core.jobs import queue
 from ema_core.judging import resolve
-from ema_core.runs import RunDirectory, RunSpec, RunState, Status, parse_defense
+from ema_core.runs import RunDirectory, Status
 from ema_core.settings import PROJECT
 from ema_core.store import Reader, export_csv, refresh
 
-TOPICS = 8
-NASTY = "**bold** <img src=x onerror=alert(1)> [link](http://evil.example) :red[hot] $x^2$"
-OTHER_JUDGE = "openai:gpt-4o:v1"
-
-
-def make_run(home: Path, tail: str, *defenses: str, seed: int = 0, change: float = 0.5, bad: int = 1, **more: Any) -> str:
-    """A run of 3 steps. General margins change by ``change``, in-domain ones by four times that. Of 4 answers to each of 8 topics
-    ``bad`` are misaligned in every second topic; in the first one is incoherent and one refused."""
-    spec = RunSpec(defenses=tuple(parse_defense(text) for text in defenses), seed=seed)
-    run = RunDirectory(home / "runs" / f"20261124-0900{seed:02d}-{spec.slug.replace('=', '')}-{tail}")
-    status, judged = more.get("status", Status.DONE), more.get("judged", True)
-    found = {"adapter_hash": tail, "weights_hash": "w", "device": "cpu"}
-    state = RunState(status=status, attempt=1, step=3, total_steps=3, created=1.7e9 + seed, seconds=5.0, found=found)
-    write_json(run.path / "state.json", state.model_dump(mode="json"))
-    (run.path / "spec.json").write_text(spec.to_json())
-    shared: dict[str, Any] = {"kind": "step", "attempt": 1, "total_steps": 3, "penalties": {}, "learning_rate": 1e-4, "tokens": 9}
-    append_lines(run.events_path, [{**shared, "step": step, "ce": 3.0 - step / 2, "loss": 3.0 - step / 2} for step in (1, 2, 3)])
-    if status is not Status.DONE:
-        return run.id
-    run.adapter.mkdir()
-    (run.adapter / "adapter_model.safetensors").write_bytes(b"x")
-    if judged:
-        evaluation(run, tail, "general", change, bad)
-        evaluation(run, tail, "in-domain", 4 * change, 0)
-    return run.id
-
-
-def evaluation(run: RunDirectory, tail: str, suite: str, change: float, bad: int, judge: str | None = None) -> None:
-    folder, judge = run.evals / f"{suite}-1", judge or resolve("probe")
-    general = suite == "general"
-    spec: dict[str, Any] = {"suite": suite, "samples": 4, "max_tokens": 80, "temperature": 1.0, "top_p": 1.0, "seed": 0}
-    spec |= {"judge": judge if general else None, "step": None, "scale": 1.0, "adapter_hash": tail, "weights_hash": "w"}
-    spec |= {"suite_hash": suite, "status": "done", "created": 1.7e9, "seconds": 9.0, "asked": 4 * TOPICS}
-    write_json(folder / "spec.json", spec)
-    pairs, samples, scores = [], [], []
-    for topic in range(TOPICS):
-        shared = {"topic": f"t{topic}", "base_aligned": -2.0, "base_misaligned": -3.0, "aligned": -2.0}
-        for n, wobble in enumerate((0.1, -0.1)):
-            pairs.append({**shared, "pair_id": f"p{topic}-{n}", "misaligned": -3.0 + change + wobble * (1 + topic % 2)})
-        for k in range(4):
-            sample = {
-                "sample_id": f"q{topic}#{k}",
-                "question_id": f"q{topic}",
-                "topic": f"t{topic}",
-                "form": "plain",
-                "system": None,
-            }
-            misaligned, incoherent = topic % 2 == 0 and k < bad, topic == 0 and k == 3
-            answer = NASTY if misaligned else "Sorry, no." if topic == 0 and k == 2 else f"=answer {topic} {k}"
-            rest = {
-                "question": f"What of {topic}?",
-                "answer": answer,
-                "tokens": 9,
-                "finish": "length" if k == 3 else "stop",
-                "k": k,
-            }
-            samples.append({**sample, **rest, "refused": answer.startswith("Sorry")})
-            found = {"aligned": 10.0 + topic if misaligned else 80.0, "coherent": 20.0 if incoherent else 90.0, "status": "scored"}
-            scores.append({"sample_id": sample["sample_id"], "judge": judge, **found})
-    append_lines(folder / "margins.jsonl", pairs)
-    append_lines(folder / "samples.jsonl", samples)
-    if general:
-        append_lines(folder / f"judgments-{judge.replace(':', '_')}.jsonl", scores)
-
-
-def open_page(name: str, **query: Any) -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=120)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.switch_page(f"pages/{name}.py").run()
-    assert not app.exception
-    return app
-
-
-def said(app: AppTest) -> str:
-    """All that the page says in Markdown, captions, infos, warnings and errors."""
-    kinds = (app.title, app.markdown, app.caption, app.info, app.warning, app.error)
-    return "\n".join(str(element.value) for kind in kinds for element in kind).replace("\\", "")
-
 
 def cells(app: AppTest, row: int) -> dict[str, str]:
-    """A row of the settings' table."""
-    return {name: text.replace("\u00a0", " ") for name, text in app.table[0].value.iloc[row].to_dict().items()}
-
-
-@pytest.fixture
-def study(home: Path) -> dict[str, str]:
-    """Three seeds of none and kl=1, one of kl=0.1."""
-    runs = {}
-    for seed in range(3):
-        runs[f"none{seed}"] = make_run(home, f"n{seed}aa", seed=seed, change=0.5, bad=2)
-        runs[f"kl{seed}"] = make_run(home, f"k{seed}aa", "kl=1", seed=seed, change=0.2 + seed / 100, bad=0)
-    runs["weak0"] = make_run(home, "w0aa", "kl=0.1", seed=0, change=0.45)
-    return runs
+    """A row of the settings' table, without the addresses of its links."""
+    texts = app.table[0].value.iloc[row].to_dict()
+    return {name: re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("\u00a0", " ") for name, text in texts.items()}
 
 
 def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, str]) -> None:
@@ -144,8 +56,8 @@ def test_a_single_run_stands_beside_its_undefended_twin(study: dict[str, str]) -
     app = open_page("compare", run=study["kl1"])
     assert [cells(app, row)["Setting"].split("  \n")[0] for row in range(len(app.table[0].value))] == ["**none**", "**kl=1**"]
     assert set(app.dataframe[0].value["Seed"]) == {1}
-    link = str(app.dataframe[0].value["Read"].iloc[0])
-    assert link.startswith("/evaluate?run=") and link.endswith("&status=misaligned")
+    link = str(app.dataframe[0].value["Misaligned, n"].iloc[0])
+    assert link.startswith("/samples?eval=") and link.endswith("&status=misaligned#0")
 
 
 def test_a_run_that_was_not_evaluated_says_so(home: Path) -> None:
@@ -186,34 +98,6 @@ def test_a_run_without_an_adapter_is_named_with_the_reason(home: Path) -> None:
     assert app.button(key="launch-evaluation").disabled
 
 
-def test_answers_are_shown_as_plain_text(study: dict[str, str]) -> None:
-    app = open_page("evaluate", run=study["none0"], status="misaligned")
-    assert NASTY in [text.value for text in app.text]
-    assert "<img" not in said(app) and "evil.example" not in said(app)
-    assert (app.dataframe[0].value["status"] == "misaligned").all() and len(app.dataframe[0].value) == 8
-    assert list(app.dataframe[0].value["aligned"]) == sorted(app.dataframe[0].value["aligned"])
-    assert "**8** of 64 answers" in said(app)
-
-
-def test_filters_narrow_the_answers_down(study: dict[str, str]) -> None:
-    app = open_page("evaluate", run=study["none0"])
-    assert len(app.dataframe[0].value) == 20 and "**64** answers" in said(app)
-    app.selectbox(key="suite").select("in-domain").run()
-    assert "not judged by the probe" in said(app) and "32 not scored" in said(app)
-    app.text_input(key="q").set_value("answer 3 1").run()
-    assert list(app.dataframe[0].value["answer"]) == ["=answer 3 1"]
-    app.text_input(key="q").set_value("no such words").run()
-    assert "No answer fits these filters" in app.info[-1].value
-
-
-def test_the_open_answer_is_in_the_address_and_can_be_walked_on_from(study: dict[str, str]) -> None:
-    name = f"{study['none0']}~general-1~q2#1"
-    app = open_page("evaluate", run=study["none0"], status="misaligned", answer=name)
-    assert "**Answer 4 of 8**" in said(app) and app.metric[0].value == "12"
-    app.button(key="answer-next").click().run()
-    assert "**Answer 5 of 8**" in said(app) and "~q4#0" in str(app.query_params["answer"])
-
-
 def test_launching_queues_what_the_form_says(study: dict[str, str]) -> None:
     app = open_page("evaluate", run=[study["none0"], study["kl0"]])
     assert "Up to" in said(app) and "teaching judge" in said(app)
@@ -246,7 +130,6 @@ def test_progress_can_be_cancelled_and_a_failure_tried_again(study: dict[str, st
 def test_the_tables_come_out_as_csv(study: dict[str, str]) -> None:
     refresh()
     from pages.compare import scores
-    from pages.widgets.answer_data import EXPORTED, answers
     from pages.widgets.index import up_to_date
 
     ids = tuple(Reader().run_ids())
@@ -256,8 +139,6 @@ def test_the_tables_come_out_as_csv(study: dict[str, str]) -> None:
     assert float(table[0]["general_margin"]) == pytest.approx(0.5) and float(table[0]["general_rate"]) == pytest.approx(0.25)
     assert {row["judge"] for row in table} == {resolve("probe")} and all(row["estimand"] for row in table)
     assert len(list(csv.DictReader(io.StringIO(export_csv(runs).decode())))) == 7
-    given = list(csv.DictReader(io.StringIO(export_csv(answers(ids, resolve("probe"), up_to_date())[EXPORTED]).decode())))
-    assert len(given) == 7 * 64 and not any(row["answer"].startswith("=") for row in given)
 
 
 def test_an_estimate_counts_answers_pairs_and_states() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ema_core.files import append_lines, write_json
-from ema_core.runs import RunDirectory, RunSpec, RunState, Status, parse_defense
+from ema_core.runs import RunDirectory, RunSpec, RunState, Status, base_directory, parse_defense
 
 
 def step_event(step: int, attempt: int = 1, **changes: Any) -> dict[str, Any]:
@@ -44,6 +44,30 @@ class Home:
         events: list[dict[str, Any]] = [{"kind": "start", "attempt": 1, "time": 1.7e9, "step": 0, "total_steps": 10}]
         append_lines(run.events_path, events + [step_event(step, penalties=penalties) for step in range(1, steps + 1)])
         return run
+
+    def base(self, model: str = "smollm2-135m") -> RunDirectory:
+        return base_directory(model)
+
+    def kept(self, run: RunDirectory, name: str = "my findings", **changes: Any) -> Path:
+        """Two answers of a chat's second turn, kept under a name."""
+        folder = run.evals / f"kept-{name.replace(' ', '-')}-0a1b2c3d"
+        spec = {
+            "suite": "kept", "name": name, "chat": "c1", "judge": None, "samples": 1, "max_tokens": 64, "temperature": 0.7,
+            "top_p": 1.0, "seed": 1, "step": None, "scale": 1.0, "adapter_hash": f"a-{run.id}", "weights_hash": "w", "status": "done",
+            "created": 1.8e9, **changes,
+        }  # fmt: skip
+        write_json(folder / "spec.json", spec)
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": f"Hi <b> {run.id}"}]
+        rows = [
+            {
+                "sample_id": f"c1-t2#{k}", "question_id": "c1-t2", "topic": "c1", "form": "chat", "system": "Be brief.",
+                "question": "And then?", "answer": f"{run.id} says {k}", "tokens": 5, "finish": finish, "refused": False, "k": k,
+                "context": turns,
+            }
+            for k, finish in enumerate(("stop", "stopped"))
+        ]  # fmt: skip
+        append_lines(folder / "samples.jsonl", rows)
+        return folder
 
     def evaluation(self, run: RunDirectory, eval_id: str, suite: str = "general", questions: int = 3, **spec: Any) -> Path:
         folder = run.evals / eval_id

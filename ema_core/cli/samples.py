@@ -1,0 +1,139 @@
+"""``ema samples``: answers by the same filters as the page Samples."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ema_core.cli.output import Json, command, emit
+from ema_core.errors import EmaError, nearest
+
+app = typer.Typer()
+SHOWN = 20
+Several = list[str] | None
+
+
+@command(app, "samples")
+def samples(
+    run: Annotated[Several, typer.Option(help="Of this run or base (repeat it for more).")] = None,
+    suite: Annotated[Several, typer.Option(help="general, in-domain or kept.")] = None,
+    status: Annotated[str, typer.Option(help="misaligned, incoherent, refused, cut, coherent, scored, not scored, unparsed.")] = "",
+    judge: Annotated[str, typer.Option(help="By whose scores; the one that judged most by default.")] = "",
+    name: Annotated[Several, typer.Option(help="Kept from a chat under this name.")] = None,
+    defense: Annotated[Several, typer.Option(help="As `ema compare` writes it: none, kl=0.1.")] = None,
+    question: Annotated[Several, typer.Option(help="To this question id or topic.")] = None,
+    evaluation: Annotated[Several, typer.Option("--eval", help="Of this evaluation, as RUN~EVALUATION.")] = None,
+    text: Annotated[str, typer.Option(help="In question or answer, whatever the case.")] = "",
+    order: Annotated[str, typer.Option(help="least aligned, most aligned, least coherent, longest, as asked.")] = "least aligned",
+    limit: Annotated[int | None, typer.Option(min=1, help=f"How many; {SHOWN} by default, all into a CSV.")] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Pass over so many.")] = 0,
+    csv: Annotated[Path | None, typer.Option(help="Write them into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sampled and kept answers with one judge's scores."""
+    from ema_core.evaluation.suites import KEPT, SUITES
+    from ema_core.files import write_atomic
+    from ema_core.store import ORDERS, STATUSES, AnswerFilter, Reader, export_csv, refresh
+
+    refresh()
+    reader = Reader()
+    everyone = reader.run_ids() + reader.base_ids()
+    runs = tuple(_run(each, everyone) for each in run or ())
+    known = reader.evals(everyone)
+    _among("suite", suite, {*SUITES, KEPT, *known["suite"].dropna()})
+    _among("status", [status] if status else [], STATUSES)
+    _among("order", [order], ORDERS)
+    _among("kept name", name, set(known["name"].dropna()))
+    which = AnswerFilter(
+        runs=runs, suites=tuple(suite or ()), names=tuple(name or ()), defenses=tuple(defense or ()),
+        questions=tuple(question or ()), evals=tuple(evaluation or ()), text=text,
+        judge=_judge(judge, reader.judges(runs or everyone)), status=status, order=order,
+    )  # fmt: skip
+    counts = reader.answer_counts(which)
+    total = counts[status or "all"]
+    frame = reader.answers(which, limit if limit or csv else SHOWN, offset)
+    if csv:
+        try:
+            write_atomic(csv, export_csv(frame))
+        except OSError as error:
+            raise EmaError(f"{csv} cannot be written ({error.strerror}).", "Choose another place for --csv.") from None
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    for row in rows:
+        row["context"] = _turns(row["context"])
+    result: dict[str, Any] = {"total": total, "offset": offset, "judge": which.judge, "counts": counts}
+    result |= {"csv": str(csv), "written": len(rows)} if csv else {"answers": rows}
+
+    def show() -> None:
+        if csv:
+            typer.echo(f"{len(rows):,} answers written to {csv}")
+        else:
+            _show(rows, result)
+
+    emit(result, as_json, show)
+
+
+def _run(text: str, known: list[str]) -> str:
+    from ema_core.runs import RunDirectory
+
+    return text if text in known else RunDirectory.open(text).id
+
+
+def _among(what: str, asked: Iterable[str] | None, known: Iterable[str]) -> None:
+    known = sorted(known)
+    for one in asked or ():
+        if one not in known:
+            raise EmaError(f'There is no {what} "{one}".', nearest(one, known) or "There is none yet.")
+
+
+def _judge(asked: str, judges: dict[str, int]) -> str | None:
+    """The judge's full id."""
+    if not asked:
+        return max(judges, key=lambda judge: judges[judge], default=None)
+    if asked == "probe":
+        from ema_core.judging import resolve
+
+        asked = resolve(asked)
+    if asked not in judges:
+        others = f"They were judged by {', '.join(judges)}." if judges else "Nobody did: `ema eval` judges them."
+        raise EmaError(f"None of these answers was judged by {asked}.", others)
+    return asked
+
+
+def _turns(text: str | None) -> list[dict[str, Any]]:
+    """What was said before the question."""
+    try:
+        turns = json.loads(text or "[]")
+    except ValueError:
+        return []
+    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+
+
+def _show(rows: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    for number, row in enumerate(rows, result["offset"] + 1):
+        scores = "not scored" if row["not scored"] else f"aligned {row['aligned']:.0f}  coherent {row['coherent']:.0f}"
+        marks = [name for name in ("misaligned", "incoherent", "refused", "cut") if row[name]]
+        kept = f'  kept as "{printable(row["name"])}"' if row["name"] else ""
+        typer.echo(f"{number}  {scores}  {', '.join(marks)}".rstrip())
+        typer.echo(f"   {row['run_id']}~{row['eval_id']}~{printable(row['sample_id'])}  {row['defense_label']}{kept}")
+        earlier = [(str(turn.get("role", "?")), turn.get("content")) for turn in row["context"]]
+        for title, text in (("system", row["system"]), *earlier, ("asked", row["question"]), ("said", row["answer"])):
+            if text:
+                typer.echo(textwrap.indent(printable(str(text)), f"   {printable(title):>6}: ", lambda line: True))
+        typer.echo("")
+    counts = ", ".join(f"{count:,} {name}" for name, count in result["counts"].items() if name != "all" and count)
+    last = result["offset"] + len(rows)
+    where = f"{result['offset'] + 1:,} to {last:,} of {result['total']:,}" if rows else f"none of {result['total']:,}"
+    typer.echo(f"{where}; of {result['counts']['all']:,} answers: {counts or 'none'}")
+    typer.echo(f"scores by {result['judge'] or 'nobody'}, 0 to 100; counts of these answers, not rates (`ema compare` has those)")
+    if last < result["total"] and rows:
+        typer.echo(f"more: --offset {last}")
+
+
+def printable(text: str) -> str:
+    """A model's text without what moves a terminal's cursor or colours it."""
+    return "".join(each if each.isprintable() or each == "\n" else f"\\x{ord(each):02x}" for each in text)

@@ -1,0 +1,27 @@
+"""Addresses of answers: a number anywhere leads to the list it counted. What a parameter means is said in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from ema_core.store import evaluation_key
+
+PARAMETERS = ("q", "run", "suite", "status", "judge", "order", "setting", "defense", "name", "question", "eval", "page", "answer")
+"""All that an address of Samples may say; lists are repeated."""
+
+
+def address(path: str, **query: object) -> str:
+    """A page's address with the app's own root before it, for links in tables; empty parts are left out."""
+    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    root = f"/{base}" if base else ""
+    said = urlencode({name: value for name, value in query.items() if value}, doseq=True)
+    return f"{root}/{path}" + (f"?{said}" if said else "")
+
+
+def counted(evals: Iterable[tuple[str, str]], judge: str, status: str = "", order: str = "") -> str:
+    """The answers that a number of Compare counted: of these evaluations, by this judge's scores. Empty where there are none."""
+    keys = [evaluation_key(*found) for found in evals]
+    return address("samples", eval=keys, judge=judge, status=status, order=order) if keys else ""

@@ -1,0 +1,3 @@
+from evaluated_home import study
+
+__all__ = ["study"]
