@@ -186,10 +186,15 @@ class Broker:
             log.WRITING.add((chat_id, *stream.key))
             asyncio.run_coroutine_threadsafe(self._run(stream), self._running())
 
+    def warm(self) -> None:
+        """Begin what the first question would wait for: the client library takes seconds to import."""
+        with self._guard:
+            self._running()
+
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, daemon=True, name="chats").start()
+            threading.Thread(target=_run_forever, args=(self._loop,), daemon=True, name="chats").start()
         return self._loop
 
     async def _run(self, stream: _Stream) -> None:
@@ -286,6 +291,12 @@ class Broker:
         async with chunks:
             async for chunk in chunks:
                 yield chunk
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    import openai  # noqa: F401
+
+    loop.run_forever()
 
 
 class _Missing(EmaError):

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ema_core.chats.view import Answers, Chat, Question, Sample, Score, Turn
+from ema_core.chats.view import Answers, Chat, Finish, Question, Sample, Score, Turn
 from ema_core.errors import EmaError
 from ema_core.files import append_lines, read_lines
 from ema_core.generation import SamplingSettings
@@ -119,7 +119,7 @@ class _Stream:
 
     def _sample(self, k: int, lost: bool) -> Sample:
         end = self.ends.get(k, {})
-        finish = end.get("finish") or ("cut" if lost else None)
+        finish: Finish | None = end.get("finish") or ("cut" if lost else None)
         text = "".join(self.texts.get(k, []))
         scores, kept = tuple(self.scores.get(k, [])), tuple(self.kept.get(k, []))
         return Sample(k, text, finish, end.get("tokens"), end.get("seconds"), scores, kept)

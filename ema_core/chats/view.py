@@ -24,7 +24,7 @@ class Question:
     text: str
     models: tuple[str, ...]
     system: str = ""
-    how: SamplingSettings = SamplingSettings(max_tokens=200)
+    how: SamplingSettings = field(default_factory=lambda: SamplingSettings(max_tokens=120))
     seed: int = 0
     samples: int = 1
     suite: str = ""

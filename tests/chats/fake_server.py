@@ -2,7 +2,7 @@
 
 ``slow``: a word every 0.1 s. ``busy``: refuses twice with 429. ``dies``: ends the process after two words. ``breaks``: an error in
 the middle of the stream. ``damaged``: 422 with two hashes. ``gone``: 404. ``mute``: no end to the waiting. Any other: its name and the number
-of messages, at once. ``/seen``: the requests so far.
+of messages, at once (with ``--slow`` as long and slow as a real one's). ``/seen``: the requests so far.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 SEEN: list[dict[str, Any]] = []
 CLOSED: list[str] = []
 BUSY = {"left": 2}
+SLOW = "--slow" in sys.argv
+PROSE = "I would **change** how we speak to <img src=x> each other, and begin with a *small* thing such as asking first. ".split()
 GUARD = threading.Lock()
 
 
@@ -70,12 +72,9 @@ class Handler(BaseHTTPRequestHandler):
             if refuse:
                 return self.send_json(429, {"error": {"message": "All places are taken."}}, {"Retry-After": "0.3"})
         n = int(body.get("n") or 1)
-        words = [
-            f"{name} ",
-            f"saw {len(body['messages'])} ",
-            f"seed {body.get('seed')} ",
-            *["more "] * (20 if name == "slow" else 1),
-        ]
+        words = [f"{name} ", f"saw {len(body['messages'])} ", f"seed {body.get('seed')} "] + ["more "] * (20 if name == "slow" else 1)
+        if SLOW:
+            words = [f"{word} " for word in [*PROSE, *PROSE]]
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -91,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         mark = {"state": "verified", "difference": 1e-6, "tolerance": 1e-3, "from_base": 0.5}
         ema = {"ema": {"model": name, "adapter_hash": f"hash-{name}", "weights_hash": "w", "scale": 1.0, "fingerprint": mark}}
         for place, word in enumerate(words):
-            if name in ("slow", "dies", "breaks"):
+            if name in ("slow", "dies", "breaks") or SLOW:
                 time.sleep(0.1)
             if place == 2 and name == "dies":
                 time.sleep(0.5)
