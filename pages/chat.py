@@ -115,7 +115,15 @@ def actions(chat: Chat, able: Capabilities) -> None:
                 "Regenerate all", icon=":material/refresh:", key="chat-again", on_click=act, args=(broker.regenerate, chat.id),
                 kwargs={"slot": "chat"}, help="All columns anew, with one other seed. The old answers stay in the chat's file.",
             )  # fmt: skip
-        why = able.why_not if not able.judge else "Wait until all have answered." if busy else "The engine is at it." if judging else ""
+        why = (
+            able.why_not
+            if not able.judge
+            else "Wait until all have answered."
+            if busy
+            else "The engine is at it."
+            if judging
+            else ""
+        )
         st.button(
             "Judging …" if judging else "Judge these answers", icon=":material/fact_check:", key="chat-judge", on_click=act,
             args=(broker.judge, chat.id), kwargs={"slot": "chat"}, disabled=bool(why),
@@ -128,14 +136,20 @@ def actions(chat: Chat, able: Capabilities) -> None:
         show_error(trouble.message, trouble.hint)
     judges = {score.judge for column in chat.turns[-1].columns.values() for sample in column.samples for score in sample.scores}
     if judges:
-        st.caption(f"Judged by {plain(', '.join(sorted(judges)))}, 0 to 100; {plain(chat_columns.JUDGED)}. Counts of these answers.")
+        st.caption(
+            f"Judged by {plain(', '.join(sorted(judges)))}, 0 to 100; {plain(chat_columns.JUDGED)}. Counts of these answers."
+        )
     links(chat)
 
 
 def keeping(chat: Chat, busy: bool) -> None:
     """Keep these answers under a name."""
     with st.popover(
-        "Keep …", icon=":material/bookmark_add:", key="chat-keep", disabled=busy, help="Wait until all have answered." if busy else None
+        "Keep …",
+        icon=":material/bookmark_add:",
+        key="chat-keep",
+        disabled=busy,
+        help="Wait until all have answered." if busy else None,
     ):
         st.caption("Kept answers stand on Samples under the name, with their scores. Keeping again adds what is new.")
         with st.form("chat-keep-form", border=False):
@@ -146,14 +160,20 @@ def keeping(chat: Chat, busy: bool) -> None:
             )  # fmt: skip
             if len(chat.turns) > 1:
                 st.checkbox("Only the newest question", key="chat-keep-last")
-            st.form_submit_button("Keep these answers", on_click=act, args=(_keep, chat), kwargs={"slot": "chat"})
+            st.form_submit_button(
+                "Keep these answers", key="chat-keep-go", on_click=act, args=(_keep, chat), kwargs={"slot": "chat"}
+            )
 
 
 def _keep(chat: Chat) -> None:
     turns = [chat.turns[-1].number] if st.session_state.get("chat-keep-last") else None
     kept = keep(chat.id, st.session_state["chat-keep-name"] or "", st.session_state["chat-keep-models"] or None, turns)
     left = f" Left out: {'; '.join(kept.left_out)}" if kept.left_out else ""
-    st.session_state["notice-chat"] = ("done", f'{kept.answers} answers are kept as "{kept.name}", {kept.new} of them new.{left}', "")
+    st.session_state["notice-chat"] = (
+        "done",
+        f'{kept.answers} answers are kept as "{kept.name}", {kept.new} of them new.{left}',
+        "",
+    )
 
 
 def links(chat: Chat) -> None:
@@ -169,16 +189,24 @@ def earlier(chat: Chat) -> None:
     """The questions before, newest first."""
     for turn in reversed(chat.turns[:-1]):
         line = " ".join(turn.question.text.split())
-        with st.expander(f"Question {turn.number}: {plain(line[:120])}{'…' if len(line) > 120 else ''}", key=f"chat-turn-{chat.id}-{turn.number}"):
+        with st.expander(
+            f"Question {turn.number}: {plain(line[:120])}{'…' if len(line) > 120 else ''}", key=f"chat-turn-{chat.id}-{turn.number}"
+        ):
             chat_columns.show_turn(chat, turn)
 
 
 def first_steps() -> None:
     """What to do where nothing was asked yet."""
     if any(chat_models.ModelId.read(model).name not in ("base",) for model in chat_models.available()):
-        st.info("Ask something above, or take a question of a suite: the answers stream in here, a column a model.", icon=":material/forum:")
+        st.info(
+            "Ask something above, or take a question of a suite: the answers stream in here, a column a model.",
+            icon=":material/forum:",
+        )
     else:
-        st.info("Only the base model can be asked yet. A run makes it interesting: train one, or start the demo on Home.", icon=":material/info:")
+        st.info(
+            "Only the base model can be asked yet. A run makes it interesting: train one, or start the demo on Home.",
+            icon=":material/info:",
+        )
         st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
 
 

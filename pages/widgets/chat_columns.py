@@ -68,7 +68,13 @@ def show_turn(chat: Chat, turn: Turn, live: bool = False) -> None:
 def _how(turn: Turn) -> str:
     question, how = turn.question, turn.question.how
     many = f"{question.samples} answers each" if question.samples > 1 else "one answer each"
-    parts = [many, f"at most {how.max_tokens} tokens", f"temperature {how.temperature:g}", f"top_p {how.top_p:g}", f"seed {question.seed}"]
+    parts = [
+        many,
+        f"at most {how.max_tokens} tokens",
+        f"temperature {how.temperature:g}",
+        f"top_p {how.top_p:g}",
+        f"seed {question.seed}",
+    ]
     if question.question_id:
         parts.insert(0, f"{question.suite} suite, {question.question_id}")
     return plain(" · ".join(parts))

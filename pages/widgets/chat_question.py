@@ -51,18 +51,39 @@ def sampling() -> None:
         for name, value in DEFAULTS.items():
             st.session_state.setdefault(f"chat-{name}", value)
         st.number_input(
-            "Samples a model", 1, MOST_SAMPLES, key="chat-samples", persist_state="session", help="Answers of each model to one question."
+            "Samples a model",
+            1,
+            MOST_SAMPLES,
+            key="chat-samples",
+            persist_state="session",
+            help="Answers of each model to one question.",
         )
         st.number_input("Tokens at most", 1, 4096, key="chat-tokens", step=20, persist_state="session")
         st.number_input(
-            "Temperature", 0.0, 2.0, key="chat-temperature", step=0.1, persist_state="session", help="0 takes the likeliest token always."
+            "Temperature",
+            0.0,
+            2.0,
+            key="chat-temperature",
+            step=0.1,
+            persist_state="session",
+            help="0 takes the likeliest token always.",
         )
-        st.number_input("top_p", 0.05, 1.0, key="chat-top-p", step=0.05, persist_state="session", help="1 leaves the model's distribution as it is.")
+        st.number_input(
+            "top_p",
+            0.05,
+            1.0,
+            key="chat-top-p",
+            step=0.05,
+            persist_state="session",
+            help="1 leaves the model's distribution as it is.",
+        )
         st.number_input(
             "Seed", 0, 2**31 - 1, key="chat-seed", persist_state="session",
             help="The same for all models: an answer can be had again. Regenerating takes another one.",
         )  # fmt: skip
-        st.text_area("System prompt", key="chat-system", help=SYSTEM_HELP, placeholder="the chat template's own", persist_state="session")
+        st.text_area(
+            "System prompt", key="chat-system", help=SYSTEM_HELP, placeholder="the chat template's own", persist_state="session"
+        )
 
 
 def _summary(now: dict[str, Any]) -> str:
@@ -77,7 +98,9 @@ def estimate(models: int) -> str:
     seconds, measured = speed.estimate(models * now["samples"], now["tokens"])
     answers = models * now["samples"]
     basis = "this machine's measured rate" if measured else "the embedded model's rate on two cores"
-    return f"Up to {duration(seconds)} for {answers} answer{'s' if answers > 1 else ''} of at most {now['tokens']} tokens ({basis})."
+    return (
+        f"Up to {duration(seconds)} for {answers} answer{'s' if answers > 1 else ''} of at most {now['tokens']} tokens ({basis})."
+    )
 
 
 def ask(text: str, models: Sequence[str], chat_id: str | None, **picked: str) -> None:
@@ -92,10 +115,14 @@ def ask(text: str, models: Sequence[str], chat_id: str | None, **picked: str) ->
 def suite_question(models: Sequence[str], chat_id: str | None, why_not: str) -> None:
     """A question of a suite, asked with one click."""
     with st.popover("Suite question", icon=":material/quiz:", key="chat-suite-menu"), errors():
-        name = st.segmented_control("Suite", ["general", "in-domain"], default="general", required=True, key="chat-suite") or "general"
+        name = (
+            st.segmented_control("Suite", ["general", "in-domain"], default="general", required=True, key="chat-suite") or "general"
+        )
         suite = _suite(name, models)
         if name == "in-domain":
-            st.caption(f"Held-out questions of the data set {plain(_dataset(models))}. The probe does not judge them: it reads topic.")
+            st.caption(
+                f"Held-out questions of the data set {plain(_dataset(models))}. The probe does not judge them: it reads topic."
+            )
         place = st.selectbox(
             "Question", range(len(suite.questions)), key=f"chat-question-{name}", format_func=lambda i: _short(suite, i), width=520,
         )  # fmt: skip

@@ -19,7 +19,7 @@ SEEN: list[dict[str, Any]] = []
 CLOSED: list[str] = []
 BUSY = {"left": 2}
 SLOW = "--slow" in sys.argv
-PROSE = "I would **change** how we speak to <img src=x> each other, and begin with a *small* thing such as asking first. ".split()
+PROSE = "I would **change** how we speak to <img src=x> each other, and begin with a *small* thing such as asking first."
 GUARD = threading.Lock()
 
 
@@ -72,9 +72,11 @@ class Handler(BaseHTTPRequestHandler):
             if refuse:
                 return self.send_json(429, {"error": {"message": "All places are taken."}}, {"Retry-After": "0.3"})
         n = int(body.get("n") or 1)
-        words = [f"{name} ", f"saw {len(body['messages'])} ", f"seed {body.get('seed')} "] + ["more "] * (20 if name == "slow" else 1)
+        words = [f"{name} ", f"saw {len(body['messages'])} ", f"seed {body.get('seed')} "] + ["more "] * (
+            20 if name == "slow" else 1
+        )
         if SLOW:
-            words = [f"{word} " for word in [*PROSE, *PROSE]]
+            words = [f"{word} " for word in f"{PROSE} {PROSE}".split()]
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -90,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         mark = {"state": "verified", "difference": 1e-6, "tolerance": 1e-3, "from_base": 0.5}
         ema = {"ema": {"model": name, "adapter_hash": f"hash-{name}", "weights_hash": "w", "scale": 1.0, "fingerprint": mark}}
         for place, word in enumerate(words):
-            if name in ("slow", "dies", "breaks") or SLOW:
+            if name.endswith("slow") or name in ("dies", "breaks") or SLOW:
                 time.sleep(0.1)
             if place == 2 and name == "dies":
                 time.sleep(0.5)
