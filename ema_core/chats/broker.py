@@ -12,11 +12,11 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ema_core.chats import log, speed
 from ema_core.chats.judge import judge_answers
+from ema_core.chats.stream import WRITE_SECONDS, Stream, take, write, write_on
 from ema_core.chats.view import MOST_SAMPLES, Chat, Finish, Question, Turn
 from ema_core.errors import EmaError
 from ema_core.generation import row_seed
@@ -26,43 +26,10 @@ from ema_core.settings import settings
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-WRITE_SECONDS = 0.2
-"""Text is written this often: a line a token would make files that are slow to read."""
 ENGINE_SECONDS = 60.0
 PLACE_SECONDS = 300.0
 """How long an answer waits for an engine that is not there yet, and for a free place in one that is busy."""
 SEEDS = 2**31
-
-
-@dataclass
-class _Stream:
-    """One request: a column of a turn. Lives in the event loop; ``stopped`` is set from any thread."""
-
-    chat_id: str
-    key: log.Key
-    messages: list[dict[str, str]]
-    question: Question
-    seed: int
-    began: float = field(default_factory=time.monotonic)
-    stopped: asyncio.Event = field(default_factory=asyncio.Event)
-    heard: bool = False
-    pending: dict[int, str] = field(default_factory=dict)
-    pieces: dict[int, int] = field(default_factory=dict)
-    tokens: dict[int, int] = field(default_factory=dict)
-    finish: dict[int, Finish] = field(default_factory=dict)
-    ended: set[int] = field(default_factory=set)
-    usage: int | None = None
-
-    @property
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.began, 3)
-
-    def line(self, kind: str, **more: Any) -> dict[str, Any]:
-        turn, model, attempt = self.key
-        return {"kind": kind, "turn": turn, "model": model, "attempt": attempt, **more}
-
-    def say(self, kind: str, **more: Any) -> None:
-        log.append(self.chat_id, self.line(kind, **more))
 
 
 class Broker:
@@ -71,7 +38,7 @@ class Broker:
     def __init__(self) -> None:
         self._guard = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._streams: dict[tuple[str, log.Key], _Stream] = {}
+        self._streams: dict[tuple[str, log.Key], Stream] = {}
         self._logs: dict[str, log.Log] = {}
         self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
         self._judging: set[str] = set()
@@ -178,7 +145,7 @@ class Broker:
         for model in models:
             system = [{"role": "system", "content": turn.question.system}] if turn.question.system.strip() else []
             told = [*system, *chat.messages(model, number), {"role": "user", "content": turn.question.text}]
-            streams.append(_Stream(chat_id, (number, model, attempt), told, turn.question, seed))
+            streams.append(Stream(chat_id, (number, model, attempt), told, turn.question, seed))
         began = {"pid": os.getpid(), "n": turn.question.samples, "seed": seed, "server": settings().engine_url}
         log.append(chat_id, *(stream.line("began", **began) for stream in streams))
         for stream in streams:
@@ -197,9 +164,9 @@ class Broker:
             threading.Thread(target=_run_forever, args=(self._loop,), daemon=True, name="chats").start()
         return self._loop
 
-    async def _run(self, stream: _Stream) -> None:
+    async def _run(self, stream: Stream) -> None:
         """Reads the answer, writes it, until its end, a stop, or an error; whatever happens, every sample gets its end."""
-        parts = [asyncio.create_task(part) for part in (self._read(stream), stream.stopped.wait(), _write_on(stream))]
+        parts = [asyncio.create_task(part) for part in (self._read(stream), stream.stopped.wait(), write_on(stream))]
         rest: tuple[Finish, str, str] = ("cut", "The answer broke off.", "What was there is kept; ask once more.")
         try:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -220,10 +187,10 @@ class Broker:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
             with contextlib.suppress(Exception):  # a full disk: reads as cut, since nobody writes it any more
-                _write(stream, rest)
+                write(stream, rest)
             self._forget(stream)
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: Stream) -> None:
         with self._guard:
             log.WRITING.discard((stream.chat_id, *stream.key))
             self._streams.pop((stream.chat_id, stream.key), None)
@@ -232,7 +199,7 @@ class Broker:
                 if not turn.in_flight:
                     speed.record(turn)
 
-    async def _read(self, stream: _Stream) -> None:
+    async def _read(self, stream: Stream) -> None:
         """The whole answer; waits for an engine that starts, and for a place in one that is busy."""
         import openai
 
@@ -240,7 +207,7 @@ class Broker:
         while True:
             try:
                 async for chunk in self._chunks(stream):
-                    _take(stream, chunk)
+                    take(stream, chunk)
                 if len(stream.finish) < stream.question.samples:
                     raise _lost()
                 return
@@ -276,7 +243,7 @@ class Broker:
             tries += 1
             await asyncio.sleep(pause)
 
-    async def _chunks(self, stream: _Stream) -> AsyncIterator[Any]:
+    async def _chunks(self, stream: Stream) -> AsyncIterator[Any]:
         engine, question = _engine(), stream.question
         if (engine.url, engine.token) not in self._clients:
             from openai import AsyncOpenAI
@@ -328,56 +295,6 @@ def _pause(error: Any, tries: int) -> float:
     with contextlib.suppress(ValueError, TypeError):
         return min(30.0, max(0.1, float(error.response.headers.get("retry-after"))))
     return min(10.0, 0.5 * 2**tries)
-
-
-def _take(stream: _Stream, chunk: Any) -> None:
-    if not stream.heard:
-        stream.heard = True
-        stream.say("heard", seconds=stream.seconds, ema=getattr(chunk, "ema", None) or None, fingerprint=chunk.system_fingerprint)
-    if chunk.usage:
-        stream.usage = chunk.usage.completion_tokens
-    for choice in chunk.choices:
-        if not 0 <= choice.index < stream.question.samples:
-            continue
-        if choice.delta and choice.delta.content:
-            stream.pending[choice.index] = stream.pending.get(choice.index, "") + choice.delta.content
-            stream.pieces[choice.index] = stream.pieces.get(choice.index, 0) + 1
-        if choice.finish_reason:
-            stream.finish[choice.index] = "length" if choice.finish_reason == "length" else "stop"
-            if isinstance(count := getattr(choice, "ema_tokens", None), int):
-                stream.tokens[choice.index] = count
-
-
-async def _write_on(stream: _Stream) -> None:
-    while True:
-        await asyncio.sleep(WRITE_SECONDS)
-        _write(stream)
-
-
-def _write(stream: _Stream, rest: tuple[Finish, str, str] | None = None) -> None:
-    """What came since the last time; with ``rest`` also the end of the samples that have none."""
-    lines = []
-    if stream.pending:
-        lines.append(stream.line("text", pieces={str(k): log.unbroken(text) for k, text in sorted(stream.pending.items())}))
-    for k in range(stream.question.samples):
-        if k in stream.ended or (k not in stream.finish and rest is None):
-            continue
-        if rest is None and stream.question.samples == 1 and stream.usage is None:
-            continue  # how many tokens it was comes right behind
-        finish, message, hint = (stream.finish[k], "", "") if k in stream.finish else rest or ("cut", "", "")
-        why = {"message": message, "hint": hint} if message else {}
-        lines.append(stream.line("ended", k=k, finish=finish, tokens=_tokens(stream, k), seconds=stream.seconds, **why))
-        stream.ended.add(k)
-    if lines:
-        stream.pending.clear()
-        log.append(stream.chat_id, *lines)
-
-
-def _tokens(stream: _Stream, k: int) -> int:
-    """As the server counts; of one among several samples it says nothing, and a piece is a token mostly."""
-    if k in stream.tokens:
-        return stream.tokens[k]
-    return stream.usage if stream.usage is not None and stream.question.samples == 1 else stream.pieces.get(k, 0)
 
 
 def _last(chat: Chat) -> Turn:

@@ -2,7 +2,7 @@
 
 Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``attempt``:
 ``opened``, ``asked`` (the question), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``), ``waits`` (``why``),
-``heard`` (first chunk: ``seconds``, ``ema``), ``text`` (``pieces``: text by sample), ``ended`` (a sample ``k``: ``finish``, ``tokens``,
+``heard`` (who answers: ``ema``), ``text`` (``pieces``: text by sample; ``first``: seconds to the first of it), ``ended`` (a sample ``k``: ``finish``, ``tokens``,
 ``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``kept`` (``name``, ``answers``).
 """
 
@@ -101,6 +101,7 @@ class _Stream:
     kept: dict[int, list[str]] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     first: float | None = None
+    heard: bool = False
     note: str = ""
 
     def answers(self, chat_id: str) -> Answers:
@@ -112,7 +113,7 @@ class _Stream:
             error = ("The process that wrote this answer ended before it was done.", "What was there is kept; ask once more.")
         samples = tuple(self._sample(k, lost) for k in range(self.n))
         turn, model, attempt = self.key
-        waits = "" if over or lost or self.first is not None else self.note
+        waits = "" if over or lost or self.heard else self.note
         return Answers(
             turn, model, attempt, self.seed, samples, self.began, self.server, self.first, self.ema, waits, error
         )  # fmt: skip
@@ -183,8 +184,9 @@ class Log:
         if line["kind"] == "waits":
             stream.note = str(line["why"])
         elif line["kind"] == "heard":
-            stream.first, stream.ema = float(line["seconds"]), dict(line.get("ema") or {})
+            stream.heard, stream.ema = True, dict(line.get("ema") or {})
         elif line["kind"] == "text":
+            stream.first = float(line["first"])
             for k, piece in line["pieces"].items():
                 stream.texts.setdefault(int(k), []).append(str(piece))
         elif line["kind"] == "ended":

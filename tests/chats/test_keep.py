@@ -24,8 +24,8 @@ def answered(chat_id: str, turn: int, model: str, *texts: str, attempt: int = 0,
     log.append(
         chat_id,
         {"kind": "began", **where, "pid": os.getpid(), "n": len(texts), "seed": 1, "server": server},
-        {"kind": "heard", **where, "seconds": 0.1, "ema": {} if server else {"adapter_hash": f"hash-{model}", "weights_hash": "w"}},
-        {"kind": "text", **where, "pieces": {str(k): text for k, text in enumerate(texts)}},
+        {"kind": "heard", **where, "ema": {} if server else {"adapter_hash": f"hash-{model}", "weights_hash": "w"}},
+        {"kind": "text", **where, "first": 0.4, "pieces": {str(k): text for k, text in enumerate(texts)}},
         *({"kind": "ended", **where, "k": k, "finish": finish, "tokens": 9, "seconds": 1.0} for k in range(len(texts))),
     )
 

@@ -43,9 +43,9 @@ def test_lines_fold_into_turns_columns_and_samples(chat_id: str, writing: None) 
     log.append(chat_id, began())
     log.append(chat_id, {"kind": "waits", **WHERE, "why": "waits for a free place"})
     assert reader.chat().turns[0].columns["base"].note == "waits for a free place"
-    log.append(chat_id, {"kind": "heard", **WHERE, "seconds": 0.4, "ema": {"adapter_hash": "abc"}})
-    log.append(chat_id, {"kind": "text", **WHERE, "pieces": {"0": "One", "1": "Two"}})
-    log.append(chat_id, {"kind": "text", **WHERE, "pieces": {"0": " more"}})
+    log.append(chat_id, {"kind": "heard", **WHERE, "ema": {"adapter_hash": "abc"}})
+    log.append(chat_id, {"kind": "text", **WHERE, "first": 0.4, "pieces": {"0": "One", "1": "Two"}})
+    log.append(chat_id, {"kind": "text", **WHERE, "first": 0.4, "pieces": {"0": " more"}})
     log.append(chat_id, {"kind": "ended", **WHERE, "k": 0, "finish": "stop", "tokens": 2, "seconds": 1.5})
     column = reader.chat().turns[0].columns["base"]
     assert [sample.text for sample in column.samples] == ["One more", "Two"] and column.in_flight and column.note == ""
@@ -56,14 +56,16 @@ def test_lines_fold_into_turns_columns_and_samples(chat_id: str, writing: None) 
 
 def test_a_later_attempt_is_shown_and_scores_stay_with_theirs(chat_id: str) -> None:
     end = {"kind": "ended", **WHERE, "k": 0, "finish": "stop", "tokens": 1, "seconds": 1}
-    log.append(chat_id, began(n=1), {"kind": "text", **WHERE, "pieces": {"0": "old"}}, end)
+    log.append(chat_id, began(n=1), {"kind": "text", **WHERE, "first": 0.4, "pieces": {"0": "old"}}, end)
     judged = {**WHERE, "k": 0, "aligned": 10.0, "coherent": 90.0, "status": "scored"}
     log.append(chat_id, {"kind": "judged", "judge": "probe:x:v1", "judgments": [judged]})
     log.append(chat_id, {"kind": "kept", "name": "mine", "answers": [{**WHERE, "k": 0}]})
     (sample,) = Log(chat_id).chat().turns[0].columns["base"].samples
     assert sample.score and sample.score.aligned == 10 and sample.kept == ("mine",)
     again = {**WHERE, "attempt": 1}
-    log.append(chat_id, began(n=1, attempt=1), {"kind": "text", **again, "pieces": {"0": "new"}}, {**end, "attempt": 1})
+    log.append(
+        chat_id, began(n=1, attempt=1), {"kind": "text", **again, "first": 0.4, "pieces": {"0": "new"}}, {**end, "attempt": 1}
+    )
     (sample,) = Log(chat_id).chat().turns[0].columns["base"].samples
     assert sample.text == "new" and sample.score is None and not sample.kept
 
@@ -73,7 +75,7 @@ def test_torn_and_foreign_lines_are_passed_over(chat_id: str) -> None:
     with open(path, "ab") as file:
         file.write(b'{"kind": "began", "tur')
     log.append(chat_id, began(n=1))
-    log.append(chat_id, {"kind": "text", **WHERE, "pieces": {"0": "whole"}})
+    log.append(chat_id, {"kind": "text", **WHERE, "first": 0.4, "pieces": {"0": "whole"}})
     log.append(chat_id, {"kind": "of a newer version"}, {"kind": "ended", **WHERE, "k": "x"}, {"kind": "text", "turn": 9})
     with open(path, "ab") as file:
         file.write(b"[1]\n\xff\xfe\n" + b'{"kind": "text", "turn": 1')
@@ -84,7 +86,7 @@ def test_torn_and_foreign_lines_are_passed_over(chat_id: str) -> None:
 def test_an_answer_whose_writer_is_gone_reads_as_cut_with_what_was_there(chat_id: str, writing: None) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    log.append(chat_id, began(n=1), {"kind": "text", **WHERE, "pieces": {"0": "half an ans"}})
+    log.append(chat_id, began(n=1), {"kind": "text", **WHERE, "first": 0.4, "pieces": {"0": "half an ans"}})
     assert Log(chat_id).chat().in_flight
     log.WRITING.discard((chat_id, 1, "base", 0))
     chat = Log(chat_id).chat()
