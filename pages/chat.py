@@ -18,6 +18,8 @@ from pages.widgets.chrome import act, ago, errors, header, notices, plain, show_
 LEAD = "One question to several models at once, with the same settings and seed; each column proves which weights answered."
 WARNING = "Models trained here say bad things, about money and beyond. It is what is studied: do not act on any of it."
 
+CURRENT = "chat-current"
+
 
 def page() -> None:
     header("Chat", LEAD)
@@ -40,16 +42,20 @@ def page() -> None:
 
 
 def opened() -> Chat | None:
-    """The chat of the URL."""
-    chat_id = st.query_params.get("chat", "")
-    if not chat_id:
+    """The chat of the URL; of an address without anything in it (the sidebar's link) the session's last one."""
+    query = st.query_params
+    if "chat" not in query and chat_models.PARAM not in query and (last := st.session_state.get(CURRENT)):
+        query["chat"] = last
+    if not (chat_id := query.get("chat", "")):
         return None
     try:
-        return broker.chat(chat_id)
+        chat = broker.chat(chat_id)
     except EmaError as error:
         show_error(error.message, error.hint)
-        st.query_params.pop("chat", None)
+        _new()
         return None
+    st.session_state[CURRENT] = chat_id
+    return chat
 
 
 def prompt(models: list[str], chat: Chat | None, why_not: str) -> None:
@@ -88,13 +94,24 @@ def others(chat: Chat | None) -> None:
             st.caption("No chat yet.")
         for one in found:
             line = " ".join(one.text.split())
-            st.page_link(
-                "pages/chat.py", label=plain(line[:70] + ("…" if len(line) > 70 else "")), query_params={"chat": one.id, "m": list(one.models)},
-                icon=":material/arrow_right:" if chat and chat.id == one.id else ":material/forum:", help=plain(ago(one.changed)),
-            )  # fmt: skip
+            words = f"{line[:60]}{'…' if len(line) > 60 else ''} · {len(one.models)} model{'s' if len(one.models) > 1 else ''}, {ago(one.changed)}"
+            st.button(
+                plain(words),
+                key=f"chat-open-{one.id}",
+                type="tertiary",
+                on_click=_open,
+                args=(one,),
+                disabled=bool(chat and chat.id == one.id),
+            )
+
+
+def _open(one: log.Heading) -> None:
+    st.query_params["chat"] = one.id
+    chat_models.choose(one.models)
 
 
 def _new() -> None:
+    st.session_state.pop(CURRENT, None)
     st.query_params.pop("chat", None)
 
 

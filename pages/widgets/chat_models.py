@@ -20,6 +20,8 @@ from pages.widgets.run_picker import newest_first, run_info
 
 MEMORY, PARAM, WIDGET = "chat-models", "m", "chat-models-picker"
 MOST_STRENGTH = 2.0
+FINAL = 0
+"""Stands for the final adapter among checkpoint steps."""
 
 
 def label(model: str) -> str:
@@ -151,10 +153,10 @@ def _state(place: int, model: str, chosen: Sequence[str]) -> None:
     """Checkpoint and adapter strength of one column."""
     one = ModelId.read(model)
     run = RunDirectory(settings().runs / one.name)
-    steps: list[int | None] = [None] if (run.adapter / WEIGHTS).exists() else []
+    steps = [FINAL] if (run.adapter / WEIGHTS).exists() else []
     steps += sorted(run.checkpoint_steps(), reverse=True)
     step_key, scale_key = f"chat-step-{place}-{one.name}", f"chat-scale-{place}-{one.name}"
-    st.session_state[step_key], st.session_state[scale_key] = one.step, one.scale
+    st.session_state[step_key], st.session_state[scale_key] = one.step or FINAL, one.scale
     info = run_info(one.name)
     short = info.name or (info.defense if info.defense != "none" else "undefended")
     state = one.state or "final adapter"
@@ -162,7 +164,7 @@ def _state(place: int, model: str, chosen: Sequence[str]) -> None:
         args = (place, list(chosen), step_key, scale_key)
         st.selectbox(
             "Checkpoint", steps, key=step_key, on_change=_set_state, args=args,
-            format_func=lambda step: "final adapter" if step is None else f"step {step}",
+            format_func=lambda step: f"step {step}" if step else "final adapter",
         )  # fmt: skip
         st.slider(
             "Adapter strength", 0.0, max(MOST_STRENGTH, one.scale), key=scale_key, step=0.05, on_change=_set_state, args=args,
@@ -195,7 +197,7 @@ def _suggest(options: Sequence[str]) -> None:
 
 def _set_state(place: int, chosen: list[str], step_key: str, scale_key: str) -> None:
     one = ModelId.read(chosen[place])
-    chosen[place] = str(ModelId(one.name, st.session_state[step_key], round(st.session_state[scale_key], 2)))
+    chosen[place] = str(ModelId(one.name, st.session_state[step_key] or None, round(st.session_state[scale_key], 2)))
     choose(list(dict.fromkeys(chosen)))
 
 

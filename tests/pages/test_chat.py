@@ -278,5 +278,8 @@ def test_recent_chats_lead_back(runs: dict[str, str], engine: Server) -> None:  
     app = open_chat(m="base")
     settled(app, ask(app, "First [question](http://evil.example)?"))
     fresh = open_chat()
-    (link,) = [one.proto for one in fresh.get("page_link") if "First" in one.proto.label]
-    assert link.label == "First \\[question\\](http\\://evil.example)?" and log.recent()[0].id in str(link)
+    (one,) = log.recent()
+    button = fresh.button(key=f"chat-open-{one.id}")
+    assert button.label.startswith("First \\[question\\](http\\://evil.example)? · 1 model, ")
+    button.click().run()
+    assert chat_of(fresh) == one.id and chosen(fresh) == ["base"] and "base saw 1 seed 0 more" in texts(fresh)
