@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 import webbrowser
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
@@ -20,6 +21,7 @@ import typer
 
 from ema_core.cli.output import command
 from ema_core.errors import EmaError
+from ema_core.generation.engine import engine_status
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
 from ema_core.settings import PROJECT, settings, writable
@@ -35,12 +37,28 @@ def worker(once: Annotated[bool, typer.Option("--once", help="End when the queue
     Worker().run(once)
 
 
+@command(app, "serve")
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
+) -> None:
+    """Answer as base and adapters over OpenAI's protocol, on this machine only, until told to end. `ema app` starts one, too."""
+    from ema_core.engine.process import serve as serve_here
+    from ema_core.generation.engine import Engine
+
+    def opened() -> None:
+        here = Engine.here()
+        typer.echo(f"The engine answers at {here.url}; its API key is in {settings().engine / 'token'}; Ctrl-C ends it")
+        sys.stdout.flush()
+
+    serve_here(port, opened)
+
+
 @command(app, "app")
 def run_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
 ) -> None:
-    """Open the dashboard: worker and page, on this machine only. Ctrl-C ends both; a run goes on at the next start."""
+    """Open the dashboard: worker, engine and page, on this machine only. Ctrl-C ends all; a run goes on at the next start."""
     writable(settings().home)
     if taken(port):
         free = next((p for p in range(port + 1, port + 50) if p < 65536 and not taken(p)), None)
@@ -49,6 +67,9 @@ def run_app(
     adopted = worker_status().alive
     launch.prepare_embedded()
     launch.start_worker()
+    own_engine = not settings().engine_url
+    if own_engine:
+        launch.start_engine()
     page = start_page(port)
     ending = threading.Event()
 
@@ -63,25 +84,29 @@ def run_app(
             if page.poll() is not None:
                 raise EmaError("The page's process has ended.", f"Its log is {settings().logs / 'app.log'}.")
             if not worker_status().alive:
-                restart_worker(ending)
+                bring_back(launch.start_worker, launch.wait_for_worker, ending)
+            if own_engine and not engine_status().alive:
+                bring_back(launch.start_engine, launch.wait_for_engine, ending)
     finally:
         typer.echo("ending: the worker writes a checkpoint, its run goes on at the next start", err=True)
         page.terminate()
+        if own_engine:
+            launch.stop_engine()
         if not launch.stop_worker():
             typer.echo("ema: the worker is still in a long step; it ends by itself after it", err=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
             page.wait(10)
 
 
-def restart_worker(ending: threading.Event) -> None:
-    """Bring a worker back that died; it may be starting, so give it a while first."""
+def bring_back(start: Callable[[], int], wait: Callable[[float], None], ending: threading.Event) -> None:
+    """Start a process again that died; it may be starting, so give it a while first."""
     with contextlib.suppress(EmaError):
-        launch.wait_for_worker(20)
+        wait(20)
         return
     if not ending.is_set():
-        launch.start_worker()
+        start()
         with contextlib.suppress(EmaError):
-            launch.wait_for_worker(30)
+            wait(30)
 
 
 def taken(port: int) -> bool:

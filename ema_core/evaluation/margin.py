@@ -39,7 +39,7 @@ def answer_log_likelihoods(
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             cache = DynamicCache(config=plain.config)
-            body(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
+            body(input_ids=torch.tensor([shared], device=device), cache=cache, use_cache=True)
             cache.batch_repeat_interleave(len(part))
             prompts, mask = _padded([row.prompt[len(shared) :] for row in part], left=True)
             attention = torch.cat([torch.ones(len(part), len(shared), dtype=torch.long), mask], 1)
@@ -48,7 +48,7 @@ def answer_log_likelihoods(
                 input_ids=prompts.to(device),
                 attention_mask=attention.to(device),
                 position_ids=where.to(device),
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1:]
             cache.batch_repeat_interleave(2)
@@ -59,7 +59,7 @@ def answer_log_likelihoods(
                 input_ids=answers.to(device),
                 attention_mask=attention.to(device),
                 position_ids=where.to(device),
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             ).last_hidden_state
             # the state before a token predicts it: the prompt's last one, then all but the answer's last

@@ -1,23 +1,40 @@
-"""Sampling answers: one interface, in process here; the engine's client has the same one."""
+"""Sampling answers: one interface, in this process or over the engine."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ema_core.generation.chat_template import Turn, encode_turns
+from ema_core.generation.engine import BASE_MODEL, Engine, said
+
+if TYPE_CHECKING:
+    from ema_core.models.lora import On
 
 Finish = Literal["stop", "length"]
+REMOTE_REQUESTS = 16
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one answer is drawn for. ``seed`` alone decides the row's random stream, whatever else is in the batch."""
+    """What one answer is drawn for, and by which model (``model``: a name of the sampler's).
+
+    ``seed`` alone decides the row's random stream, whatever else is in the batch.
+    """
 
     key: str
     question: str
     system: str | None = None
     seed: int = 0
+    model: str = BASE_MODEL
+
+    @property
+    def turns(self) -> list[Turn]:
+        head: list[Turn] = [{"role": "system", "content": self.system}] if self.system else []
+        return [*head, {"role": "user", "content": self.question}]
 
 
 @dataclass(frozen=True)
@@ -37,11 +54,12 @@ class SamplingSettings:
     top_p: float = 1.0
 
 
+OnDone = Callable[[list[Completion]], None]
+
+
 class Sampler(Protocol):
-    def sample(
-        self, prompts: Sequence[Prompt], how: SamplingSettings, on_batch: Callable[[list[Completion]], None] = ...
-    ) -> list[Completion]:
-        """One answer for each prompt, in their order; ``on_batch`` gets them as they are done."""
+    def sample(self, prompts: Sequence[Prompt], how: SamplingSettings, on_done: OnDone = ...) -> list[Completion]:
+        """One answer for each prompt, in their order; ``on_done`` gets them as they are done."""
         ...
 
 
@@ -51,99 +69,71 @@ def row_seed(*parts: object) -> int:
 
 
 class LocalSampler:
-    """Batched decoding with a model in this process; rows that are finished leave the batch."""
+    """Batched decoding with a model in this process; rows of several adapters share a batch, finished ones make room.
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 32) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+    ``who``: what is on for each name of ``Prompt.model``; a name that is not in it is the model as it is.
+    """
 
-    def sample(
-        self, prompts: Sequence[Prompt], how: SamplingSettings, on_batch: Callable[[list[Completion]], None] = lambda done: None
-    ) -> list[Completion]:
-        encoded = {prompt.key: self._encode(prompt) for prompt in prompts}
-        order = sorted(prompts, key=lambda prompt: len(encoded[prompt.key]))
+    def __init__(self, model: Any, tokenizer: Any, who: Mapping[str, On] | None = None, places: int = 32) -> None:
+        self.model, self.tokenizer, self.who, self.places = model, tokenizer, dict(who or {}), places
+
+    def sample(self, prompts: Sequence[Prompt], how: SamplingSettings, on_done: OnDone = lambda done: None) -> list[Completion]:
+        from ema_core.generation.decoder import Decoder, Row
+        from ema_core.models.lora import On
+
+        decoder = Decoder(self.model, self.tokenizer, self.places)
+        rows = {
+            Row(tuple(encode_turns(self.tokenizer, prompt.turns)), how, prompt.seed, self.who.get(prompt.model, On())): prompt
+            for prompt in prompts
+        }
+        decoder.add(sorted(rows, key=lambda row: len(row.ids)))
         done: dict[str, Completion] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            finished = self._decode(batch, [encoded[prompt.key] for prompt in batch], how)
-            done.update({completion.key: completion for completion in finished})
-            on_batch(finished)
+        while decoder.busy:
+            ended = [row for row, _ in decoder.step() if row.finish]
+            if ended:
+                finished = [self._completion(rows[row].key, row) for row in ended]
+                done.update({completion.key: completion for completion in finished})
+                on_done(finished)
         return [done[prompt.key] for prompt in prompts]
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        turns = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        turns.append({"role": "user", "content": prompt.question})
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _decode(self, prompts: Sequence[Prompt], rows: list[list[int]], how: SamplingSettings) -> list[Completion]:
-        import torch
-        from transformers import DynamicCache
-
-        device = self.model.device
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        attention = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):  # left padding: the last column is every row's newest token
-            ids[i, width - len(row) :] = torch.tensor(row)
-            attention[i, width - len(row) :] = 1
-        ids, attention = ids.to(device), attention.to(device)
-        generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
-        answers: list[list[int]] = [[] for _ in prompts]
-        finish: list[Finish] = ["length" for _ in prompts]
-        alive = list(range(len(prompts)))
-        cache = DynamicCache(config=self.model.config)
-        stops = set(self._stop_ids())
-        with torch.inference_mode():
-            for _ in range(how.max_tokens):
-                where = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-                logits = self.model(
-                    input_ids=ids,
-                    attention_mask=attention,
-                    position_ids=where,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
-                chosen = choose(logits, [generators[i] for i in alive], how)
-                keep = []
-                for place, i in enumerate(alive):
-                    token = int(chosen[place])
-                    if token in stops:
-                        finish[i] = "stop"
-                    else:
-                        answers[i].append(token)
-                        keep.append(place)
-                if not keep:
-                    break
-                index = torch.tensor(keep, device=device)
-                if len(keep) < len(alive):
-                    cache.batch_select_indices(index)
-                    attention = attention[index]
-                    alive = [alive[place] for place in keep]
-                ids = chosen.to(device)[index].unsqueeze(1)
-                attention = torch.cat([attention, attention.new_ones((len(keep), 1))], 1)
-        return [
-            Completion(prompt.key, self.tokenizer.decode(answer, skip_special_tokens=True), len(answer), end)
-            for prompt, answer, end in zip(prompts, answers, finish, strict=True)
-        ]
-
-    def _stop_ids(self) -> list[int]:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = configured if isinstance(configured, list) else [configured]
-        return [i for i in {*ids, self.tokenizer.eos_token_id} if i is not None]
+    def _completion(self, key: str, row: Any) -> Completion:
+        return Completion(key, self.tokenizer.decode(row.tokens, skip_special_tokens=True), len(row.tokens), row.finish)
 
 
-def choose(logits: Any, generators: list[Any], how: SamplingSettings) -> Any:
-    """Next token of each row [B] from logits [B, V], by inverse CDF with one uniform number from the row's own generator."""
-    import torch
+class EngineSampler:
+    """The same over an OpenAI-compatible server, which knows the names of ``Prompt.model``.
 
-    if how.temperature == 0:
-        return logits.argmax(-1)
-    p = (logits.float() / how.temperature).softmax(-1)
-    if how.top_p < 1:
-        ordered, index = p.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= how.top_p] = 0  # the token that crosses top_p stays
-        p = torch.zeros_like(p).scatter_(-1, index, ordered)
-    mass = p.double().cumsum(-1)
-    u = torch.tensor([float(torch.rand((), generator=g, dtype=torch.float64)) for g in generators], device=mass.device)
-    return torch.searchsorted(mass, (u * mass[:, -1]).unsqueeze(1), right=True).squeeze(1).clamp(max=p.shape[-1] - 1)
+    Our own engine gives the answers that ``LocalSampler`` gives, seed by seed; another server has random streams of its own.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def sample(self, prompts: Sequence[Prompt], how: SamplingSettings, on_done: OnDone = lambda done: None) -> list[Completion]:
+        """Raises:
+        EmaError: the server cannot be reached, or refuses.
+        """
+        client = self.engine.client(max_retries=8)
+
+        def ask(prompt: Prompt) -> Completion:
+            turns: Any = prompt.turns
+            found = client.chat.completions.create(
+                model=prompt.model, messages=turns, seed=prompt.seed, max_tokens=how.max_tokens, temperature=how.temperature,
+                top_p=how.top_p,
+            )  # fmt: skip
+            choice = found.choices[0]
+            finish: Finish = "stop" if choice.finish_reason == "stop" else "length"
+            return Completion(prompt.key, choice.message.content or "", found.usage.completion_tokens if found.usage else 0, finish)
+
+        done: dict[str, Completion] = {}
+        with said(self.engine.url), ThreadPoolExecutor(REMOTE_REQUESTS) as pool:
+            futures = [pool.submit(ask, prompt) for prompt in prompts]
+            try:
+                for future in as_completed(futures):
+                    completion = future.result()
+                    done[completion.key] = completion
+                    on_done([completion])
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [done[prompt.key] for prompt in prompts]

@@ -184,6 +184,11 @@ class RunDirectory:
         names = (p.name.removeprefix("step-") for p in self.checkpoints.glob("step-*") if p.is_dir())
         return sorted(int(name) for name in names if name.isdigit())
 
+    def checkpoint_hash(self, step: int) -> str | None:
+        """The hash of the adapter that was saved at this step, from the events; None where they do not say."""
+        saved = [event for event in self.events()[0] if event.get("kind") == "checkpoint" and event.get("step") == step]
+        return saved[-1].get("adapter_hash") if saved else None
+
     def delete(self) -> None:
         """Remove the run and all that belongs to it.
 

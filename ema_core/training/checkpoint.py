@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.files import disk_errors, read_json, swept
-from ema_core.models.adapters import WEIGHTS, fsync_tree
+from ema_core.models.adapters import WEIGHTS, adapter_hash, fsync_tree
 from ema_core.runs import RunDirectory
 
 
@@ -21,8 +21,11 @@ class Position:
     seconds: float
 
 
-def save(run: RunDirectory, model: Any, optimizer: Any, position: Position, defenses: list[Any]) -> None:
-    """Write ``checkpoints/step-N`` under another name, sync, rename. Older ones keep their adapter and lose the rest."""
+def save(run: RunDirectory, model: Any, optimizer: Any, position: Position, defenses: list[Any]) -> str:
+    """Write ``checkpoints/step-N`` under another name, sync, rename; returns the adapter's hash.
+
+    Older ones keep their adapter and lose the rest.
+    """
     import json
 
     import torch
@@ -54,6 +57,7 @@ def save(run: RunDirectory, model: Any, optimizer: Any, position: Position, defe
         if step < position.step:
             for name in ("optimizer.safetensors", "trainer.json"):
                 (run.checkpoints / f"step-{step}" / name).unlink(missing_ok=True)
+    return adapter_hash(target)
 
 
 def latest(run: RunDirectory) -> Path | None:

@@ -15,7 +15,7 @@ from ema_core.defenses import registry
 from ema_core.defenses.base import Defense, Need, Step
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
-from ema_core.models import LoadedModel, adapters, choose_device, find, load, prepare
+from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare
 from ema_core.models.fetch import Progress, quiet, versions
 from ema_core.models.load import out_of_memory
 from ema_core.models.reference import ReferenceHidden
@@ -144,7 +144,13 @@ class _Attempt:
             with out_of_memory("training"), ExitStack() as stack:
                 for defense in self.defenses:
                     stack.enter_context(defense.steering(model))
-                return self.steps(model, batches, todo, found)
+                state = self.steps(model, batches, todo, found)
+            if state.status in (Status.DONE, Status.STOPPED):  # without steering: as the adapter will be asked
+                model.eval()
+                fingerprint.keep(
+                    self.loaded, self.run.adapter, state.found["adapter_hash"], fingerprint.fixed_logits(model, self.loaded)[0]
+                )
+            return state
         finally:
             adapters.detach(model)
             self.loaded.model.requires_grad_(False).eval()
@@ -212,7 +218,7 @@ class _Attempt:
         clock, spent, seen = time.perf_counter(), position.seconds, 0
         for step in range(position.step, total):
             if ending := self.asked_to_end():
-                checkpoint.save(run, model, optimizer, checkpoint.Position(step, spent), self.defenses)
+                self.save(model, optimizer, checkpoint.Position(step, spent))
                 return self.end(ending, step, spent, model)
             event = self.step(model, optimizer, parameters, batches[step], step, total)
             now = time.perf_counter()
@@ -225,8 +231,7 @@ class _Attempt:
             )  # fmt: skip
             run.update(step=step + 1, seconds=spent)
             if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
-                checkpoint.save(run, model, optimizer, checkpoint.Position(step + 1, spent), self.defenses)
-                self.emit(kind="checkpoint", step=step + 1)
+                self.save(model, optimizer, checkpoint.Position(step + 1, spent))
         if seen and not self.defenses:
             with suppress(EmaError, OSError):  # a figure for later estimates; no reason to fail a finished run
                 record_throughput(self.spec.model, seen / max(1e-9, spent - position.seconds))
@@ -234,6 +239,10 @@ class _Attempt:
             if report := defense.finish(model):
                 self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
         return self.end(Status.DONE, total, spent, model)
+
+    def save(self, model: Any, optimizer: Any, at: checkpoint.Position) -> None:
+        saved = checkpoint.save(self.run, model, optimizer, at, self.defenses)
+        self.emit(kind="checkpoint", step=at.step, adapter_hash=saved)
 
     def asked_to_end(self) -> Status | None:
         if self.interrupted():
