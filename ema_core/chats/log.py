@@ -115,7 +115,7 @@ class _Stream:
         turn, model, attempt = self.key
         waits = "" if over or lost or self.heard else self.note
         return Answers(
-            turn, model, attempt, self.seed, samples, self.began, self.server, self.first, self.ema, waits, error
+            turn, model, attempt, self.seed, samples, self.began, self.server, self.heard, self.first, self.ema, waits, error
         )  # fmt: skip
 
     def _sample(self, k: int, lost: bool) -> Sample:

@@ -26,7 +26,8 @@ def record(turn: Turn) -> None:
     longest = max((sample.tokens or 0 for sample in samples), default=0)
     if longest < FEWEST_TOKENS or any(sample.finish not in COMPLETE for sample in samples):
         return
-    seconds = max(sample.seconds or 0 for sample in samples)
+    loading = min(column.first or 0 for column in turn.columns.values())
+    seconds = max(sample.seconds or 0 for sample in samples) - loading
     try:
         rates = dict(read_json(_path()))
     except (OSError, ValueError, TypeError):

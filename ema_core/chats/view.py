@@ -65,8 +65,8 @@ class Answers:
     """A column of a turn: one model's answers, of its newest attempt.
 
     ``ema`` is what the engine says of who answers (``model``, ``adapter_hash``, ``weights_hash``, ``scale``, ``fingerprint``),
-    empty from another server. ``first`` are seconds to the first token; ``note`` says what it waits for; ``error`` is message and
-    hint. ``server`` "" is our own engine, else an address.
+    empty from another server. ``heard``: the server has begun; ``first`` are seconds to the first token; ``note`` says what it
+    waits for; ``error`` is message and hint. ``server`` "" is our own engine, else an address.
     """
 
     turn: int
@@ -76,6 +76,7 @@ class Answers:
     samples: tuple[Sample, ...]
     began: float
     server: str = ""
+    heard: bool = False
     first: float | None = None
     ema: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""

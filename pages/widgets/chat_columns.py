@@ -93,11 +93,11 @@ def _head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: in
         title = info.name or ("undefended" if info.defense == "none" else info.defense) or model
         state = one.state or "final adapter"
         facts = [info.defense, f"seed {info.seed}", state, one.name[-4:]] if info.defense else ["its run was deleted"]
-    with st.container(horizontal=True, wrap=False, gap="xsmall"):
+    with st.container(horizontal=True, wrap=False, gap="xsmall", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")
         if live and answers:
             _button(chat, answers, place)
-    st.caption(plain(" · ".join(facts)), help=plain(model))
+    st.caption(plain(" · ".join(facts)))
     if answers:
         _identity(answers, foreign)
         _verdict(answers)
@@ -128,21 +128,21 @@ def _identity(answers: Answers, foreign: bool) -> None:
     text, color, help = _proof(answers, foreign)
     if text:
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-            st.badge(text, color=color, help=plain(help))
+            st.badge(text, color=color, help=plain(f"{answers.model}: {help}"))
             if hash := answers.ema.get("adapter_hash"):
                 st.caption(f"`{plain(str(hash)[:8])}`", width="content")
 
 
 def _proof(answers: Answers, foreign: bool) -> tuple[str, Color, str]:
     if foreign:
-        return "not proven", "gray", "Another server answers; it gives neither an adapter's hash nor a fingerprint."
+        return "not proven", "gray", "another server answers; it gives neither an adapter's hash nor a fingerprint."
     ema = answers.ema
     mark = ema.get("fingerprint") or {}
     if not mark:
         return "", "gray", ""
     weights = f"weights {ema.get('weights_hash')}"
     if not ema.get("adapter_hash"):
-        return "base", "gray", f"No adapter at work; {weights}."
+        return "base", "gray", f"no adapter at work; {weights}."
     try:
         measured = (
             f"adapter {ema['adapter_hash']}, {weights}. Logits of a fixed prompt in the shared batch differ by {float(mark['difference']):.1e} from "
@@ -150,9 +150,9 @@ def _proof(answers: Answers, foreign: bool) -> tuple[str, Color, str]:
             f"{float(mark['from_base']):.2f} from the base model's."
         )
         if not float(mark["from_base"]):
-            return "same as base", "orange", f"This adapter changes nothing: {measured}"
+            return "same as base", "orange", f"this adapter changes nothing; {measured}"
     except (KeyError, TypeError, ValueError):
-        return "not proven", "orange", "The engine's fingerprint cannot be read."
+        return "not proven", "orange", "the engine's fingerprint cannot be read."
     if mark.get("state") != "verified":
         return f"{mark.get('state')}", "red", measured
     return "verified", "green", measured
@@ -198,7 +198,7 @@ def _cell(answers: Answers, sample: Sample, key: str, title: str) -> None:
         if sample.text:
             st.text(sample.text, width="stretch")
         elif sample.finish is None:
-            st.caption(plain(f"{answers.note} …" if answers.note else "reads the question …" if answers.first is None else "…"))
+            st.caption(plain(f"{answers.note or ('reads the question' if answers.heard else 'loads what answers')} …"))
         elif sample.finish in COMPLETE:
             st.caption("It said nothing: its first token ended the answer.")
         if answers.error and sample.finish in ("error", "cut"):
@@ -221,7 +221,7 @@ def _marks(answers: Answers, sample: Sample) -> None:
         elif score:
             words.insert(0, f"no score ({score.status})")
         if words:
-            st.caption(plain(" · ".join(words)), help=plain(f"Scores from 0 to 100 by {score.judge}") if score else None)
+            st.caption(plain(" · ".join(words)))
 
 
 def _badges(sample: Sample) -> Sequence[tuple[str, Color]]:

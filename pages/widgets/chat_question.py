@@ -98,9 +98,7 @@ def estimate(models: int) -> str:
     seconds, measured = speed.estimate(models * now["samples"], now["tokens"])
     answers = models * now["samples"]
     basis = "this machine's measured rate" if measured else "the embedded model's rate on two cores"
-    return (
-        f"Up to {duration(seconds)} for {answers} answer{'s' if answers > 1 else ''} of at most {now['tokens']} tokens ({basis})."
-    )
+    return f"Up to {duration(seconds)} for {answers} answer{'s' if answers > 1 else ''} of at most {now['tokens']} tokens once the model is loaded ({basis})."
 
 
 def ask(text: str, models: Sequence[str], chat_id: str | None, **picked: str) -> None:
