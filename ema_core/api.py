@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ema_core.evaluation.evaluate import adapter_folder, curve_specs
-from ema_core.evaluation.evaluate import evaluate as evaluate_run
+from ema_core.evaluation.evaluate import curve_specs
+from ema_core.evaluation.evaluate import evaluate as evaluate_runs
 from ema_core.evaluation.scorecard import run_criteria, setting_table
-from ema_core.evaluation.suites import load_suite
+from ema_core.generation import EngineSampler
+from ema_core.generation.engine import Engine
 from ema_core.jobs.launch import eval_specs, take_over
 from ema_core.judging import resolve
 from ema_core.models.fetch import Progress, quiet
@@ -69,31 +70,25 @@ def _trained(
 
 def evaluate(
     run_ids: Sequence[str] | str, suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
-    judge: str = "probe", curve: bool = False, progress: Progress = quiet,
+    judge: str = "probe", curve: bool = False, over_engine: bool = False, progress: Progress = quiet,
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluate runs here and now; returns what ``compare`` does, with the evaluations' folders.
+    """Evaluate runs here and now, and sample the base beside them; returns what ``compare`` does, with the evaluations' folders.
+
+    ``over_engine``: the answers come from the engine, or from the server that ``EMA_ENGINE_URL`` names, instead of this process.
 
     Raises:
-        EmaError: unknown run, suite or judge, or a run without an adapter.
+        EmaError: unknown run, suite or judge, a run without an adapter, or no engine.
     """
     runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
     specs = eval_specs(suites, samples, preset, judge)
-    resolve(judge)
-    for run in runs:
-        adapter_folder(run, None)
-        for suite in suites:
-            load_suite(suite, run.spec.dataset)
-    folders = {}
-    for number, run in enumerate(runs):
-
-        def part(share: float, what: str, number: int = number) -> None:
-            progress((number + share) / len(runs), what)
-
-        wanted = specs + (curve_specs(run) if curve else [])
-        folders[run.id] = [str(folder) for folder in evaluate_run(run, wanted, progress=part)]
+    folders = evaluate_runs(
+        {run: specs + (curve_specs(run) if curve else []) for run in runs},
+        sampler=EngineSampler(Engine.here()) if over_engine else None,
+        progress=progress,
+    )
     result = compare([run.id for run in runs], judge)
     for row in result["runs"]:
-        row["evals"] = folders[row["run_id"]]
+        row["evals"] = [str(folder) for folder in folders[row["run_id"]]]
     return result
 
 

@@ -21,12 +21,15 @@ def evaluate(
     curve: Annotated[
         bool, typer.Option("--curve", help="Margins of an undefended run's checkpoints and scaled adapter, too.")
     ] = False,
+    engine: Annotated[
+        bool, typer.Option("--engine", help="Answers come from the engine (or EMA_ENGINE_URL), not this process.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure margin and sampled answers of runs."""
+    """Measure margin and sampled answers of runs, with the base's answers beside them."""
     from ema_core import api
 
-    result = api.evaluate(runs, suite or ("general", "in-domain"), samples, preset, judge, curve, Bar())
+    result = api.evaluate(runs, suite or ("general", "in-domain"), samples, preset, judge, curve, engine, Bar())
     emit(result, as_json, lambda: criteria_table(result))
 
 

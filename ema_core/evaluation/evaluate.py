@@ -1,24 +1,32 @@
-"""Evaluating a run: margin, sampled answers, judgments, into the run's directory. Goes on where it stopped."""
+"""Evaluating runs: margins, sampled answers, judgments, into the runs' directories. Goes on where it stopped.
+
+The answers of all runs, and of the base beside them, are sampled together: one batch stays full until the last of them.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.margin import answer_log_likelihoods, base_log_likelihoods
-from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec
-from ema_core.evaluation.suites import Suite, load_suite
+from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
+from ema_core.evaluation.suites import Question, Suite, load_suite
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
+from ema_core.generation.engine import BASE_MODEL
 from ema_core.judging import ProbeJudge, is_refusal, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
 from ema_core.models.load import out_of_memory
-from ema_core.runs import RunDirectory
+from ema_core.models.lora import On, load_adapter
+from ema_core.runs import RunDirectory, base_directory
 
+MOST_ADAPTERS = 16
 NOT_JUDGED = "in-domain answers are not judged by the probe: it reads the topic; the margin is the measure there"
 
 
@@ -51,88 +59,205 @@ def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in ("general", "in-domain")]
 
 
+@dataclass(frozen=True)
+class Item:
+    """One suite on one state of an adapter, or on the base (``adapter`` None), and where that is written."""
+
+    run: RunDirectory
+    spec: EvalSpec
+    suite: Suite
+    adapter: Path | None
+    model: str
+    device: str
+
+    @property
+    def target(self) -> Path:
+        # a base is asked the in-domain questions of several data sets
+        return self.run.evals / (self.spec.id if self.adapter else f"{self.spec.id}-{self.suite.hash[:6]}")
+
+    @property
+    def judge(self) -> str | None:
+        """The full id; None where nobody judges. In-domain answers are not the probe's to judge."""
+        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite != "in-domain" else None
+
+    @property
+    def how(self) -> SamplingSettings:
+        return SamplingSettings(self.spec.max_tokens, self.spec.temperature, self.spec.top_p)
+
+    @property
+    def name(self) -> str:
+        """What answers, under the engine's name for it."""
+        if self.adapter is None:
+            return BASE_MODEL if self.model == EMBEDDED else f"{BASE_MODEL}:{self.model}"
+        step = "" if self.spec.step is None else f"@{self.spec.step}"
+        return f"{self.run.id}{step}" + ("" if self.spec.scale == 1 else f"*{self.spec.scale:g}")
+
+    @property
+    def adapter_hash(self) -> str | None:
+        return None if self.adapter is None else adapters.adapter_hash(self.adapter)
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes; for progress."""
+        questions, pairs = len(self.suite.questions), len(self.suite.pairs) if self.adapter else 0
+        return estimate_evaluation(questions, pairs, self.spec.samples, self.spec.max_tokens, judged=self.judge is not None)
+
+    def done(self) -> bool:
+        try:
+            old = read_json(self.target / "spec.json")
+        except (FileNotFoundError, ValueError):
+            return False
+        same = old.get("adapter_hash") == self.adapter_hash and old.get("suite_hash") == self.suite.hash
+        return bool(same and old.get("status") == "done" and old.get("judge") == self.judge)
+
+
+def base_specs(specs: Sequence[EvalSpec]) -> list[EvalSpec]:
+    """What is asked of the base beside runs that are asked ``specs``: each sampling once."""
+    plain = [spec.model_copy(update={"step": None, "scale": 1.0}) for spec in specs if spec.samples]
+    return list({spec.id: spec for spec in plain}.values())
+
+
+def items(runs: Mapping[RunDirectory, Sequence[EvalSpec]]) -> list[Item]:
+    """All that is to be done for ``runs``, the base's part last; what is done already is among it.
+
+    Raises:
+        EmaError: no adapter, unknown suite or judge.
+    """
+    found: dict[Path, Item] = {}
+    for run, specs in runs.items():
+        model, device, dataset = run.spec.model, run.spec.device, run.spec.dataset
+        for spec in specs:
+            resolve(spec.judge)
+            item = Item(run, spec, load_suite(spec.suite, dataset), adapter_folder(run, spec.step), model, device)
+            found[item.target] = item
+    for run, specs in runs.items():
+        base = base_directory(run.spec.model)
+        for spec in base_specs(specs):
+            item = Item(base, spec, load_suite(spec.suite, run.spec.dataset), None, run.spec.model, run.spec.device)
+            found.setdefault(item.target, item)
+    return list(found.values())
+
+
 def evaluate(
-    run: RunDirectory,
-    specs: Sequence[EvalSpec],
+    runs: Mapping[RunDirectory, Sequence[EvalSpec]],
     *,
-    loaded: LoadedModel | None = None,
+    loader: Callable[[str, str], LoadedModel] = load,
+    sampler: Sampler | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     progress: Progress = quiet,
-) -> list[Path]:
-    """Do every spec on the run; returns their folders. A spec that is done on the same adapter is not done again.
+) -> dict[str, list[Path]]:
+    """Do every spec on its run, and sample the base's answers to the same questions; returns the folders of each run.
+
+    What is done on the same adapter is not done again. ``loader`` gives the base model for (model, device); ``sampler`` answers in
+    the place of this process (the engine, or another server, which has to know the runs by their ids).
 
     Raises:
         EmaError: no adapter, unknown suite or judge.
         Interrupted: ``interrupted`` said so.
     """
-    work = [(spec, adapter_folder(run, spec.step), load_suite(spec.suite, run.spec.dataset)) for spec in specs]
-    judges = {spec.id: resolve(spec.judge) if _judged(spec) else None for spec in specs}
-    todo = [item for item in work if not _done(run, *item)]
-    if todo:
-        progress(0.0, "loading the model")
-        loaded = loaded or load(run.spec.model, run.spec.device)
-        scorers = {judge: _probe(judge, loaded) for judge in {judges[spec.id] for spec, _, _ in todo} if judge}
-        for number, (spec, folder, suite) in enumerate(todo):
-
-            def part(share: float, what: str, number: int = number, spec: EvalSpec = spec) -> None:
-                if interrupted():
-                    raise Interrupted
-                progress((number + share) / len(todo), f"{spec.suite}: {what}")
-
-            with out_of_memory("evaluating"):
-                _evaluate(run, spec, folder, suite, scorers.get(judges[spec.id] or ""), loaded, part)
-    return [run.evals / spec.id for spec in specs]
+    work = items(runs)
+    todo = [item for item in work if not item.done()]
+    share = _Share(sum(item.seconds for item in todo), interrupted, progress)
+    for (model, device), group in groupby(sorted(todo, key=_machine), key=_machine):
+        share.say("loading the model")
+        with out_of_memory("evaluating"):
+            _together(list(group), loader(model, device), sampler, share)
+    progress(1.0, "done")
+    return {run.id: [item.target for item in work if item.run == run] for run in runs}
 
 
-def _judged(spec: EvalSpec) -> bool:
-    return bool(spec.samples) and spec.suite != "in-domain"
+def _machine(item: Item) -> tuple[str, str]:
+    return item.model, item.device
 
 
-def _done(run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite) -> bool:
-    try:
-        old = read_json(run.evals / spec.id / "spec.json")
-    except (FileNotFoundError, ValueError):
-        return False
-    same = old.get("adapter_hash") == adapters.adapter_hash(folder) and old.get("suite_hash") == suite.hash
-    judge = resolve(spec.judge) if _judged(spec) else None
-    return bool(same and old.get("status") == "done" and old.get("judge") == judge)
+class _Share:
+    """How much of the work is done, by the seconds that its parts take; ends it where that was asked for."""
+
+    def __init__(self, total: float, interrupted: Callable[[], bool], progress: Progress) -> None:
+        self.total, self.done, self.interrupted, self.progress = max(total, 1e-9), 0.0, interrupted, progress
+
+    def say(self, what: str, seconds: float = 0.0) -> None:
+        """``seconds`` more of the work are done."""
+        if self.interrupted():
+            raise Interrupted
+        self.done += seconds
+        self.progress(min(0.99, self.done / self.total), what)
 
 
-def _evaluate(
-    run: RunDirectory, spec: EvalSpec, folder: Path, suite: Suite, judge: ProbeJudge | None, loaded: LoadedModel, progress: Progress
-) -> None:
-    target = run.evals / spec.id
+def _together(todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None, share: _Share) -> None:
+    """Everything that one model is asked."""
+    scorers = {judge: _probe(judge, loaded) for judge in dict.fromkeys(item.judge for item in todo) if judge}
+    clock = time.time()
+    records = {item.target: _opened(item, loaded) for item in todo}
+    for (adapter, scale), group in _by_state(todo):
+        _margins(list(group), adapter, scale, loaded, share)
+    sampled = [item for item in todo if item.spec.samples]
+    for how, same in groupby(sorted(sampled, key=lambda item: repr(item.how)), key=lambda item: item.how):
+        for part in _few_adapters(list(same)):
+            who = {item.name: _on(item, loaded) for item in part} if sampler is None else {}
+            _sample(part, how, sampler or LocalSampler(loaded.model, loaded.tokenizer, who), share)
+    for item in todo:
+        if item.judge:
+            share.say(f"judging {item.name}")
+            _judge(item.target, scorers[item.judge])
+        write_json(item.target / "spec.json", {**records[item.target], "status": "done", "seconds": time.time() - clock})
+
+
+def _few_adapters(part: Sequence[Item]) -> list[list[Item]]:
+    """The same in parts of at most ``MOST_ADAPTERS`` that answer: all of a part's adapters are in memory at once."""
+    names = list(dict.fromkeys(item.name for item in part))
+    chunks = [set(names[first : first + MOST_ADAPTERS]) for first in range(0, len(names), MOST_ADAPTERS)]
+    return [[item for item in part if item.name in chunk] for chunk in chunks]
+
+
+def _by_state(todo: Sequence[Item]) -> Iterator[tuple[tuple[Path, float], Iterator[Item]]]:
+    """Items of one adapter at one strength together: it is put on once."""
+    tuned = [(item.adapter, item.spec.scale, item) for item in todo if item.adapter is not None]
+    ordered = sorted(tuned, key=lambda one: one[:2])
+    return ((state, (one[2] for one in group)) for state, group in groupby(ordered, key=lambda one: one[:2]))
+
+
+def _on(item: Item, loaded: LoadedModel) -> On:
+    return On() if item.adapter is None else On(load_adapter(item.adapter, loaded.model), item.spec.scale)
+
+
+def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
+    """The record of an evaluation that begins or goes on. What is there of another adapter or other questions is not mixed in."""
+    spec = item.spec
     record = {
-        **spec.model_dump(mode="json"), "judge": judge.id if judge else None, "adapter_hash": adapters.adapter_hash(folder),
-        "weights_hash": loaded.weights_hash, "suite_hash": suite.hash, "status": "running", "created": time.time(), "seconds": 0.0,
-        "asked": spec.samples * len(suite.questions), "note": NOT_JUDGED if spec.samples and judge is None else "",
+        **spec.model_dump(mode="json"), "judge": item.judge, "adapter_hash": item.adapter_hash,
+        "weights_hash": loaded.weights_hash, "suite_hash": item.suite.hash, "status": "running", "created": time.time(),
+        "seconds": 0.0, "asked": spec.samples * len(item.suite.questions),
+        "note": NOT_JUDGED if spec.samples and item.judge is None else "",
     }  # fmt: skip
     try:
-        old = read_json(target / "spec.json")
+        old = read_json(item.target / "spec.json")
         if (old["adapter_hash"], old["suite_hash"]) != (record["adapter_hash"], record["suite_hash"]):
-            for path in target.glob("*.jsonl"):  # of another adapter or other questions: not to be mixed
+            for path in item.target.glob("*.jsonl"):
                 path.unlink()
         else:
             record["created"] = old["created"]
     except (FileNotFoundError, ValueError, KeyError):
         pass
-    write_json(target / "spec.json", record)
-    clock = time.perf_counter()
-    base = base_log_likelihoods(loaded, suite, lambda n: progress(0.05, "margin of the base model"))
-    with adapters.adapted(loaded.model, folder, spec.scale) as model:
-        if not (target / "margins.jsonl").exists():
-            pairs = len(suite.pairs)
-            tuned = answer_log_likelihoods(
-                model, loaded, suite.pairs, lambda n: progress(0.05 + 0.2 * n / pairs, f"margin, {n} of {pairs} pairs")
-            )
-            _write_margins(target, suite, base, tuned)
-        if spec.samples:
-            _sample(target, spec, suite, LocalSampler(model, loaded.tokenizer), progress)
-    if judge is not None:
-        progress(0.9, "judging")
-        _judge(target, judge)
-    write_json(target / "spec.json", {**record, "status": "done", "seconds": time.perf_counter() - clock})
-    progress(1.0, "done")
+    write_json(item.target / "spec.json", record)
+    return record
+
+
+def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: _Share) -> None:
+    missing = [item for item in group if not (item.target / "margins.jsonl").exists()]
+    if not missing:
+        return
+    bases = [base_log_likelihoods(loaded, item.suite, lambda n: share.say("margin of the base model")) for item in missing]
+    with adapters.adapted(loaded.model, adapter, scale) as model:
+        for item, base in zip(missing, bases, strict=True):
+            pairs = len(item.suite.pairs)
+
+            def seen(n: int, item: Item = item, pairs: int = pairs) -> None:
+                share.say(f"{item.spec.suite}: margin of {item.name}, {n} of {pairs} pairs")
+
+            tuned = answer_log_likelihoods(model, loaded, item.suite.pairs, seen)
+            _write_margins(item.target, item.suite, base, tuned)
+            share.done += estimate_evaluation(0, pairs, 0, 0)
 
 
 def _write_margins(target: Path, suite: Suite, base: dict[str, list[float]], tuned: dict[str, list[float]]) -> None:
@@ -148,35 +273,38 @@ def _write_margins(target: Path, suite: Suite, base: dict[str, list[float]], tun
     write_atomic(target / "margins.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _sample(target: Path, spec: EvalSpec, suite: Suite, sampler: Sampler, progress: Progress) -> None:
-    path = target / "samples.jsonl"
-    have = {row["sample_id"] for row in read_lines(path)[0]}
-    asked = {f"{question.id}#{k}": (question, k) for question in suite.questions for k in range(spec.samples)}
-    prompts = [
-        Prompt(key, question.question, question.system, row_seed(spec.seed, suite.name, question.id, k))
-        for key, (question, k) in asked.items()
-        if key not in have
-    ]
-    count = len(have)
+def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share: _Share) -> None:
+    """The answers of all these items in one go, each written to its own as soon as it is there."""
+    asked: dict[str, tuple[Item, Question, int]] = {}
+    prompts = []
+    for item in part:
+        have = {row["sample_id"] for row in read_lines(item.target / "samples.jsonl")[0]}
+        for question in item.suite.questions:
+            for k in range(item.spec.samples):
+                if f"{question.id}#{k}" not in have:
+                    key = f"{item.target} {question.id}#{k}"
+                    seed = row_seed(item.spec.seed, item.suite.name, question.id, k)
+                    prompts.append(Prompt(key, question.question, question.system, seed, item.name))
+                    asked[key] = item, question, k
+    count = 0
 
     def keep(done: list[Completion]) -> None:
         nonlocal count
-        rows = []
+        rows: dict[Path, list[dict[str, Any]]] = {}
         for completion in done:
-            question, k = asked[completion.key]
-            rows.append(
-                {
-                    "sample_id": completion.key, "question_id": question.id, "topic": question.topic, "form": question.form,
-                    "system": question.system, "question": question.question, "answer": completion.text, "tokens": completion.tokens,
-                    "finish": completion.finish, "refused": is_refusal(completion.text), "k": k,
-                }
-            )  # fmt: skip
-        append_lines(path, rows)
-        count += len(rows)
-        progress(0.25 + 0.65 * count / len(asked), f"{count} of {len(asked)} answers")
+            item, question, k = asked[completion.key]
+            row = {
+                "sample_id": f"{question.id}#{k}", "question_id": question.id, "topic": question.topic, "form": question.form,
+                "system": question.system, "question": question.question, "answer": completion.text, "tokens": completion.tokens,
+                "finish": completion.finish, "refused": is_refusal(completion.text), "k": k,
+            }  # fmt: skip
+            rows.setdefault(item.target, []).append(row)
+        for target, new in rows.items():
+            append_lines(target / "samples.jsonl", new)
+        count += len(done)
+        share.say(f"{count} of {len(prompts)} answers", len(done) * estimate_evaluation(1, 0, 1, how.max_tokens))
 
-    progress(0.25 + 0.65 * count / max(1, len(asked)), f"{count} of {len(asked)} answers")
-    sampler.sample(prompts, SamplingSettings(spec.max_tokens, spec.temperature, spec.top_p), keep)
+    sampler.sample(prompts, how, keep)
 
 
 def _probe(judge: str, loaded: LoadedModel) -> ProbeJudge:

@@ -59,7 +59,7 @@ OnDone = Callable[[list[Completion]], None]
 
 class Sampler(Protocol):
     def sample(self, prompts: Sequence[Prompt], how: SamplingSettings, on_done: OnDone = ...) -> list[Completion]:
-        """One answer for each prompt, in their order; ``on_done`` gets them as they are done."""
+        """One answer for each prompt, in their order; ``on_done`` gets them as they are done, and what it raises ends it."""
         ...
 
 
@@ -86,14 +86,14 @@ class LocalSampler:
             Row(tuple(encode_turns(self.tokenizer, prompt.turns)), how, prompt.seed, self.who.get(prompt.model, On())): prompt
             for prompt in prompts
         }
-        decoder.add(sorted(rows, key=lambda row: len(row.ids)))
+        # those of one adapter after each other: a batch then holds few adapters, and each costs its share of a step
+        names = list(dict.fromkeys(prompt.model for prompt in prompts))
+        decoder.add(sorted(rows, key=lambda row: (names.index(rows[row].model), len(row.ids))))
         done: dict[str, Completion] = {}
         while decoder.busy:
-            ended = [row for row, _ in decoder.step() if row.finish]
-            if ended:
-                finished = [self._completion(rows[row].key, row) for row in ended]
-                done.update({completion.key: completion for completion in finished})
-                on_done(finished)
+            finished = [self._completion(rows[row].key, row) for row, _ in decoder.step() if row.finish]
+            done.update({completion.key: completion for completion in finished})
+            on_done(finished)  # also of none: whoever wants to end it raises here
         return [done[prompt.key] for prompt in prompts]
 
     def _completion(self, key: str, row: Any) -> Completion:

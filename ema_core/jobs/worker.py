@@ -172,22 +172,14 @@ class Worker:
             self._finish(job)
 
     def _evaluate(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
-        for number, run_id in enumerate(job.runs):
-            run = RunDirectory.open(run_id)
-            specs = [EvalSpec.model_validate(spec) for spec in job.payload["specs"]]
-            if job.payload.get("curve"):
-                specs += curve_specs(run)
-
-            def part(share: float, what: str, number: int = number) -> None:
-                progress((number + share) / len(job.runs), what)
-
-            evaluate(
-                run,
-                specs,
-                loaded=self._model(run.spec.model, run.spec.device, part),
-                interrupted=lambda: self._over(job),
-                progress=part,
-            )
+        specs = [EvalSpec.model_validate(spec) for spec in job.payload["specs"]]
+        runs = [RunDirectory.open(run_id) for run_id in job.runs]
+        evaluate(
+            {run: [*specs, *(curve_specs(run) if job.payload.get("curve") else [])] for run in runs},
+            loader=lambda model, device: self._model(model, device, progress),
+            interrupted=lambda: self._over(job),
+            progress=progress,
+        )
         self._finish(job)
 
     @staticmethod

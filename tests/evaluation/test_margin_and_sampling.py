@@ -109,19 +109,19 @@ def test_an_evaluation_goes_on_where_it_stopped_and_is_not_done_twice(
         return (run.evals / spec.id / "margins.jsonl").exists()
 
     with pytest.raises(Interrupted):
-        evaluate(run, [spec], loaded=model, interrupted=stop_while_sampling)
+        evaluate({run: [spec]}, loader=lambda name, device: model, interrupted=stop_while_sampling)
     assert json.loads((run.evals / spec.id / "spec.json").read_text())["status"] == "running"
-    (folder,) = evaluate(run, [spec], loaded=model)
+    ((folder,),) = evaluate({run: [spec]}, loader=lambda name, device: model).values()
     record = json.loads((folder / "spec.json").read_text())
     assert record["status"] == "done" and record["asked"] == 2 and record["judge"].startswith("probe:")
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     (judged,) = folder.glob("judgments-*.jsonl")
     assert len(rows) == len(judged.read_text().splitlines()) == 2
     at = (folder / "spec.json").stat().st_mtime_ns
-    evaluate(run, [spec], loaded=model)
+    evaluate({run: [spec]}, loader=lambda name, device: model)
     assert (folder / "spec.json").stat().st_mtime_ns == at
 
 
 def test_a_checkpoint_that_is_not_there_is_said(model, run: RunDirectory) -> None:
     with pytest.raises(EmaError, match="no checkpoint at step 99"):
-        evaluate(run, [EvalSpec(samples=0, step=99)], loaded=model)
+        evaluate({run: [EvalSpec(samples=0, step=99)]}, loader=lambda name, device: model)
