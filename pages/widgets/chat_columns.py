@@ -186,8 +186,10 @@ def _pace(answers: Answers) -> str:
     if answers.in_flight or not ends or answers.first is None:
         return ""
     seconds, tokens = max(sample.seconds or 0 for sample in ends), sum(sample.tokens or 0 for sample in ends)
-    rate = f", {tokens / seconds:.1f} tokens/s" if seconds and tokens else ""
-    return f"{duration(seconds)}{rate}, first token after {answers.first:.1f} s"
+    writing = seconds - answers.first
+    rate = f", then {tokens / writing:.1f} tokens/s" if writing > 0.2 and tokens else ""
+    again = f"; drawn anew with seed {answers.seed}" if answers.attempt else ""
+    return f"{duration(seconds)}: first token after {answers.first:.1f} s{rate}{again}"
 
 
 def _cell(answers: Answers, sample: Sample, key: str, title: str) -> None:

@@ -119,7 +119,7 @@ def test_three_columns_answer_with_identity_and_pace(runs: dict[str, str], engin
     assert NASTY in texts(app) and "evil.example" not in said(app)
     words = said(app)
     assert "verified" in words and "kl=1 · seed 0 · final adapter · k0aa" in words and "none · seed 0" in words
-    assert "tokens/s, first token after" in words and f"`{'hash-base'[:8]}`" in words
+    assert "first token after" in words and f"`{'hash-base'[:8]}`" in words
     again = open_chat(chat=chat_id)
     assert texts(again) == texts(app) and chosen(again) == chosen(app), "another browser sees the same"
 
@@ -175,6 +175,7 @@ def test_stop_regenerate_and_ask_on(runs: dict[str, str], engine: Server, monkey
     app.button(key="chat-again-1").click().run()
     settled(app, chat_id)
     assert broker.chat(chat_id).turns[0].columns["slow*0.5"].attempt == 1 and said(app).count("stopped") == 1
+    assert "drawn anew with seed" in said(app)
     settled(app, ask(app, "And base?"))
     assert [turn.question.models for turn in broker.chat(chat_id).turns] == [("slow", "slow*0.5"), ("base",)]
     assert "Question 2" in said(app) and "Has seen 0 of the 1 earlier" in said(app)
