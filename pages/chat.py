@@ -74,8 +74,8 @@ def prompt(models: list[str], chat: Chat | None, why_not: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         with st.container(width="content"):
             engine_panel.engine_line()
-        if models:
-            st.caption(plain(chat_question.estimate(len(models))), width="content")
+        if models and (how_long := chat_question.estimate(len(models))):
+            st.caption(plain(how_long), width="content")
 
 
 def _ask(models: list[str], chat_id: str | None) -> None:

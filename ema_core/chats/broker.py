@@ -91,8 +91,8 @@ class Broker:
             if not models or any(column.in_flight for column in columns):
                 raise EmaError("This answer is still being written.", "Stop it first.")
             attempt = max((column.attempt for column in columns), default=-1) + 1
-            failed = any(sample.finish in ("error", "cut") for column in columns for sample in column.samples)
-            seed = columns[0].seed if failed else row_seed(turn.question.seed, "attempt", attempt) % SEEDS
+            failed = all(sample.finish in ("error", "cut") for column in columns for sample in column.samples)
+            seed = columns[0].seed if columns and failed else row_seed(turn.question.seed, "attempt", attempt) % SEEDS
             self._begin(chat_id, turn.number, models, attempt, seed)
 
     def stop(self, chat_id: str, model: str | None = None) -> None:

@@ -26,6 +26,8 @@ FINAL = 0
 
 def label(model: str) -> str:
     """What a model is called where there is room for a line."""
+    if settings().engine_url:
+        return model
     one = ModelId.read(model)
     if is_base(one.name):
         return f"base · {base_model(one.name)}"
@@ -60,18 +62,18 @@ def suggested(options: Sequence[str]) -> list[str]:
     if settings().engine_url:
         return list(options[:3])
     done = [name for name in options if not is_base(name) and RunDirectory(settings().runs / name).state().status is Status.DONE]
-    for run_id in done:
-        facts = _facts(run_id)
-        if facts and facts[0]:
-            twin = [other for other in done if (found := _facts(other)) and not found[0] and found[1:] == facts[1:]]
-            return [*_bases_of(run_id, options), *twin[:1], run_id]
-    return [*_bases_of(done[0], options), done[0]] if done else list(options[:1])
+    defended = [run_id for run_id in done if (facts := _facts(run_id)) and facts[0]]
+    return beside(defended[0], done) if defended else beside(done[0], done) if done else list(options[:1])
 
 
-def _bases_of(run_id: str, options: Sequence[str]) -> list[str]:
-    model = run_info(run_id).model
-    name = BASE_MODEL if model == EMBEDDED else f"{BASE_MODEL}:{model}"
-    return [name] if name in options else []
+def beside(run_id: str, others: Sequence[str]) -> list[str]:
+    """A run with what it is to be read beside: its base, and its undefended twin where that is among ``others``."""
+    model, facts = run_info(run_id).model, _facts(run_id)
+    twins = [
+        other for other in others if facts and facts[0] and (found := _facts(other)) and not found[0] and found[1:] == facts[1:]
+    ]
+    base = [BASE_MODEL] if model == EMBEDDED else [f"{BASE_MODEL}:{model}"] if model in CATALOG and CATALOG[model].ready else []
+    return [*base, *twins[:1], run_id]
 
 
 def _facts(run_id: str) -> tuple[bool, str, int] | None:

@@ -14,6 +14,7 @@ from ema_core.chats.view import MOST_SAMPLES, Chat, Question
 from ema_core.evaluation.suites import Suite, load_suite
 from ema_core.generation import SamplingSettings
 from ema_core.runs import RunSpec
+from ema_core.settings import settings
 from pages.widgets.chrome import act, duration, errors, plain
 from pages.widgets.run_picker import run_info
 
@@ -97,6 +98,8 @@ def estimate(models: int) -> str:
     now = values()
     seconds, measured = speed.estimate(models * now["samples"], now["tokens"])
     answers = models * now["samples"]
+    if settings().engine_url and not measured:
+        return ""  # nothing is known of that server yet
     basis = "this machine's measured rate" if measured else "the embedded model's rate on two cores"
     return f"Up to {duration(seconds)} for {answers} answer{'s' if answers > 1 else ''} of at most {now['tokens']} tokens once the model is loaded ({basis})."
 
