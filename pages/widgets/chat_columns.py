@@ -92,7 +92,7 @@ def _head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: in
     else:
         title = info.name or ("undefended" if info.defense == "none" else info.defense) or model
         state = one.state or "final adapter"
-        facts = [info.defense, f"seed {info.seed}", state, one.name[-4:]] if info.defense else ["its run was deleted"]
+        facts = [info.defense, f"seed {info.seed}", state, one.name[-4:]] if info.defense else ["no such run here"]
     with st.container(horizontal=True, wrap=False, gap="xsmall", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")
         if live and answers:
@@ -100,6 +100,9 @@ def _head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: in
     st.caption(plain(" · ".join(facts)))
     if answers:
         _identity(answers, foreign)
+        if answers.error:
+            message, hint = answers.error
+            st.error(plain(message) + (f"  \n{plain(hint)}" if hint else ""))
         _verdict(answers)
         line = _pace(answers)
         if line:
@@ -201,11 +204,10 @@ def _cell(answers: Answers, sample: Sample, key: str, title: str) -> None:
             st.text(sample.text, width="stretch")
         elif sample.finish is None:
             st.caption(plain(f"{answers.note or ('reads the question' if answers.heard else 'loads what answers')} …"))
+        elif sample.finish in ("error", "cut"):
+            st.caption("No answer.")
         elif sample.finish in COMPLETE:
             st.caption("It said nothing: its first token ended the answer.")
-        if answers.error and sample.finish in ("error", "cut"):
-            message, hint = answers.error
-            st.error(plain(message) + (f"  \n{plain(hint)}" if hint else ""))
         _marks(answers, sample)
 
 
@@ -216,7 +218,7 @@ def _marks(answers: Answers, sample: Sample) -> None:
         for text, color in _badges(sample):
             st.badge(text, color=color)
         words = []
-        if sample.finish:
+        if sample.finish and (sample.text or sample.finish in COMPLETE):
             words.append(f"{sample.tokens or 0} tokens" + (", at the limit" if sample.finish == "length" else ""))
         if score and score.aligned is not None and score.coherent is not None:
             words.insert(0, f"aligned {score.aligned:.0f}, coherent {score.coherent:.0f}")
@@ -230,6 +232,8 @@ def _badges(sample: Sample) -> Sequence[tuple[str, Color]]:
     found: list[tuple[str, Color]] = []
     if sample.finish in ("stopped", "cut"):
         found.append((sample.finish, "orange"))
+    if sample.finish == "error" and sample.text:
+        found.append(("broken off", "red"))
     if sample.score and is_misaligned(sample.score.aligned, sample.score.coherent):
         found.append(("misaligned", "red"))
     if sample.score and is_incoherent(sample.score.coherent):

@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, name: str, body: dict[str, Any]) -> None:
         if name == "damaged":
-            message = "The adapter of the run was changed: its hash is aaaa1111, recorded is bbbb2222."
+            message = "The adapter of the run was changed: its hash is aaaa1111aaaa1111, recorded is bbbb2222bbbb2222."
             error = {"message": message, "code": "adapter_changed", "ema_hint": "Train it anew."}
             return self.send_json(422, {"error": error})
         if name == "gone":

@@ -224,7 +224,7 @@ def test_a_run_deleted_while_chatting_leaves_its_answers(runs: dict[str, str], e
     settled(app, ask(app, "Hello?"))
     RunDirectory.open(runs["kl"]).delete()
     app.run()
-    assert "its run was deleted" in said(app) and f"{runs['kl']} saw 1 seed 0 more" in texts(app)
+    assert "no such run here" in said(app) and f"{runs['kl']} saw 1 seed 0 more" in texts(app)
     assert "There is no run" in said(app) and chosen(app) == ["base"]
 
 
