@@ -92,7 +92,12 @@ def _head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: in
     else:
         title = info.name or ("undefended" if info.defense == "none" else info.defense) or model
         state = one.state or "final adapter"
-        facts = [info.defense, f"seed {info.seed}", state, one.name[-4:]] if info.defense else ["no such run here"]
+        data = (
+            [info.dataset] if len({run_info(ModelId.read(name).name).dataset for name in turn.question.models} - {""}) > 1 else []
+        )
+        facts = (
+            [info.model, *data, info.defense, f"seed {info.seed}", state, one.name[-4:]] if info.defense else ["no such run here"]
+        )
     with st.container(horizontal=True, wrap=False, gap="xsmall", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")
         if live and answers:

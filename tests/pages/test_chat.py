@@ -118,7 +118,7 @@ def test_three_columns_answer_with_identity_and_pace(runs: dict[str, str], engin
     ]
     assert NASTY in texts(app) and "evil.example" not in said(app)
     words = said(app)
-    assert "verified" in words and "kl=1 · seed 0 · final adapter · k0aa" in words and "none · seed 0" in words
+    assert "verified" in words and "smollm2-135m · kl=1 · seed 0 · final adapter · k0aa" in words and "none · seed 0" in words
     assert "first token after" in words and f"`{'hash-base'[:8]}`" in words
     again = open_chat(chat=chat_id)
     assert texts(again) == texts(app) and chosen(again) == chosen(app), "another browser sees the same"
