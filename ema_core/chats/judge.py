@@ -37,7 +37,10 @@ def judge_answers(chat: Chat) -> int:
         if chat.turns and all(turn.question.suite == "in-domain" for turn in chat.turns):
             raise EmaError("Nothing is judged here.", f"{NOT_JUDGED[0].upper()}{NOT_JUDGED[1:]}.")
         raise EmaError("There is no new answer to judge.", "Stopped and cut answers are not judged; ask once more.")
-    found = Engine.here().judge([(str(i), question, sample.text) for i, (question, _, sample) in enumerate(todo)])
+    engine = Engine.here()
+    if not engine.own and not (able := engine.capabilities()).judge:
+        raise EmaError("These answers cannot be judged here.", f"{able.why_not[0].upper()}{able.why_not[1:]}.")
+    found = engine.judge([(str(i), question, sample.text) for i, (question, _, sample) in enumerate(todo)])
     rows = []
     for (_, column, sample), one in zip(todo, found, strict=True):
         where = {"turn": column.turn, "model": column.model, "attempt": column.attempt, "k": sample.k}

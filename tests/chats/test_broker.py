@@ -177,6 +177,9 @@ def test_another_server_is_asked_with_its_own_ids(broker: Broker, other: Server)
     chat = done(broker, broker.ask(Question("One?", ("good", "slow"))))
     answers = column(chat, "good")
     assert answers.server == other.url and not answers.ema and answers.samples[0].finish == "stop"
+    broker.judge(chat.id)
+    until(lambda: not broker.judging(chat.id))
+    assert "does not offer this" in str(broker.trouble(chat.id))
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,19 @@ def test_settings_go_into_the_question_and_come_back_with_the_chat(runs: dict[st
     assert again.number_input(key="chat-samples").value == 3 and again.text_area(key="chat-system").value == "Be brief."
 
 
+def test_settings_survive_a_visit_to_another_page(runs: dict[str, str], engine: Server) -> None:  # noqa: F811
+    app = open_chat(m="base")
+    app.number_input(key="chat-samples").set_value(3).run()
+    chat_id = ask(app, "Hello?")
+    settled(app, chat_id)
+    app.number_input(key="chat-tokens").set_value(44).run()
+    app.query_params.clear()
+    app.switch_page("pages/home.py").run()
+    app.switch_page("pages/chat.py").run()
+    assert chat_of(app) == chat_id, "the sidebar's link leads back to the chat"
+    assert app.number_input(key="chat-samples").value == 3 and app.number_input(key="chat-tokens").value == 44
+
+
 def test_a_suite_question_is_asked_as_such(runs: dict[str, str], engine: Server) -> None:  # noqa: F811
     app = open_chat(m="base")
     app.selectbox(key="chat-question-general").set_value(3).run()
