@@ -14,7 +14,8 @@ page = st.navigation(
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
         st.Page("pages/fine_tune.py", title="Fine-tune", icon=":material/tune:", url_path="fine-tune"),
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:", url_path="evaluate"),
-        st.Page("pages/samples.py", title="Samples", icon=":material/forum:", url_path="samples"),
+        st.Page("pages/chat.py", title="Chat", icon=":material/forum:", url_path="chat"),
+        st.Page("pages/samples.py", title="Samples", icon=":material/manage_search:", url_path="samples"),
         st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     ]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ema_core.runs import RunDirectory
+from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, errors, header, plain
 from pages.widgets.live_runs import delete_button, events_of, live_runs
 from pages.widgets.queue_list import queue_list
@@ -57,6 +58,10 @@ def details(run_id: str) -> None:
     with st.expander(f"Settings and notes: {plain(info.name or info.defense)} · {run_id[-4:]}", key=f"details-{run_id}"):
         with st.container(horizontal=True):
             st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run_id})
+            st.page_link(
+                "pages/chat.py", label="Chat", icon=":material/forum:", query_params={"m": beside(run_id, newest_first())},
+                help="Beside its base and its undefended twin.",
+            )  # fmt: skip
             st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run_id})
             st.button(
                 "Copy into the form", key=f"copy-{run_id}", icon=":material/content_copy:", on_click=act, args=(fill_form, run.spec),

@@ -13,7 +13,7 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 import typer  # noqa: E402
 
 from ema_core.cli import app as app_commands  # noqa: E402
-from ema_core.cli import compare, data, doctor, runs, samples, train  # noqa: E402
+from ema_core.cli import ask, compare, data, doctor, runs, samples, train  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="EMA Lab: defenses against emergent misalignment.",
 )
-for group in (app_commands.app, train.app, compare.app, samples.app, doctor.app, data.index_app):
+for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, doctor.app, data.index_app):
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.datasets_app, name="datasets")

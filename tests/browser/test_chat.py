@@ -1,0 +1,128 @@
+"""Three columns of the real engine: they stream through a reload, are judged, kept, and found by their address."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ema_core.chats import log
+from ema_core.generation.engine import engine_status
+from ema_core.jobs import launch
+from ema_core.runs import RunDirectory, Status, base_directory, parse_defense
+from tests.browser.conftest import App
+from tests.browser.test_story import WAIT, fill, shoot, until
+from tests.training.tiny import add_tiny, tiny_spec
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+NASTY = "Which colour has thing 3? **bold** <img src=http://evil.example/x.png> ![i](http://evil.example/y.png)"
+PLACE = "document.querySelector('[data-testid=stMain]').scrollTop"
+
+
+def button(page, name: str):
+    return page.get_by_role("button", name=name).first
+
+
+def ask(page, text: str) -> None:
+    box = page.get_by_test_id("stChatInput").locator("textarea")
+    box.fill(text)
+    box.press("Enter")
+    button(page, "Stop all").wait_for(timeout=WAIT)
+
+
+def answered(page) -> None:
+    button(page, "Regenerate all").wait_for(timeout=WAIT)
+    page.wait_for_timeout(800)
+
+
+def cells(page) -> list[str]:
+    return page.locator("[class*='st-key-answer-'] [data-testid=stText]").all_inner_texts()
+
+
+def trained(home: Path) -> list[RunDirectory]:
+    add_tiny(home)
+    runs = [launch.launch_run(tiny_spec(*defenses))[0] for defenses in ((), (parse_defense("kl=1"),))]
+    until(lambda: all(run.state().status is Status.DONE for run in runs), 300, "the runs did not end")
+    return runs
+
+
+def test_three_columns_stream_through_a_reload_are_judged_kept_and_found_again(browser, app: App, home: Path) -> None:
+    none, kl = trained(home)
+    page = browser.new_context(viewport={"width": 1440, "height": 800}).new_page()
+    trouble: list[str] = []
+    asked_for: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda request: asked_for.append(request.url))
+    page.goto(f"{app.url}/chat")
+    page.get_by_test_id("stChatInput").wait_for(timeout=WAIT)
+    assert page.url.count("m=") == 3 and none.id in page.url and kl.id in page.url, "base, twin and defended run are suggested"
+    button(page, "1 sample").click()
+    fill(page, "Tokens at most", 60)
+    page.keyboard.press("Escape")
+
+    ask(page, NASTY)
+    until(lambda: len(cells(page)) == 3 and all(cells(page)), 120, "not all columns began")
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 260)")
+    page.wait_for_timeout(300)
+    place, seen = page.evaluate(PLACE), cells(page)
+    until(lambda: cells(page) != seen or not button(page, "Stop all").is_visible(), 60)
+    assert page.evaluate(PLACE) == place, "an answer that grows must not scroll what is read"
+    assert log.recent(), "the chat has its file"
+    page.reload()
+    page.get_by_test_id("stChatInput").wait_for(timeout=WAIT)
+    until(lambda: len(cells(page)) == 3, 30, "the reload lost the answers")
+    assert all(now.startswith(before[:10].strip()) for now, before in zip(cells(page), seen, strict=True))
+    answered(page)
+    assert page.get_by_text("verified", exact=True).count() >= 2, "both adapters are proven"
+    shoot(page, "chat-answered")
+
+    button(page, "Judge these answers").click()
+    until(lambda: page.get_by_text("of 1 misaligned").count() == 3, 120, "the judgments did not come")
+    button(page, "Keep …").click()
+    page.get_by_label("Name", exact=True).fill("my findings")
+    button(page, "Keep these answers").click()
+    page.get_by_role("link", name="my findings").wait_for(timeout=WAIT)
+    assert page.get_by_role("link", name="my findings").get_attribute("href").endswith("/samples?name=my+findings")
+    page.keyboard.press("Escape")
+    for run in (none, kl, base_directory("smollm2-135m")):
+        (folder,) = run.evals.glob("kept-my-findings-*")
+        assert (folder / "samples.jsonl").exists() and list(folder.glob("judgments-*.jsonl"))
+    shoot(page, "chat-judged-and-kept")
+    assert not [url for url in asked_for if "evil" in url] and "**bold** <img" in page.get_by_test_id("stMain").inner_text()
+
+    for theme, width in (("light", 390), ("dark", 390), ("dark", 1440)):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        other = context.new_page()
+        other.goto(page.url)
+        until(lambda other=other: cells(other) == cells(page), 60, "another browser sees other answers")
+        shoot(other, f"chat-{theme}-{width}")
+        wide = other.evaluate(
+            "document.querySelector('[data-testid=stMain]').scrollWidth - document.querySelector('[data-testid=stMain]').clientWidth"
+        )
+        assert wide <= 1
+        context.close()
+    assert not trouble
+
+
+def test_an_engine_killed_in_mid_answer_leaves_what_was_there_and_comes_back(browser, app: App, home: Path) -> None:
+    page = browser.new_context(viewport={"width": 1440, "height": 800}).new_page()
+    page.goto(f"{app.url}/chat?m=base")
+    page.get_by_test_id("stChatInput").wait_for(timeout=WAIT)
+    button(page, "1 sample").click()
+    fill(page, "Tokens at most", 400)
+    page.keyboard.press("Escape")
+    ask(page, "Tell me a long story of a long journey.")
+    until(lambda: len("".join(cells(page))) > 20, 120, "no answer began")
+    before, first = cells(page)[0], engine_status().pid
+    assert first
+    os.kill(first, signal.SIGKILL)
+    page.get_by_text("cut", exact=True).first.wait_for(timeout=WAIT)
+    assert cells(page)[0].startswith(before[:20])
+    button(page, "Regenerate all").click()  # waits for the engine, which the app brings back
+    until(lambda: engine_status().alive and engine_status().pid != first, 90, "the engine did not come back")
+    until(lambda: page.get_by_text("cut", exact=True).count() == 0 and cells(page) and cells(page)[0], 120)
+    button(page, "Stop all").click()
+    page.get_by_text("stopped", exact=True).first.wait_for(timeout=WAIT)
+    shoot(page, "chat-stopped")
