@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 import streamlit as st
 
 from ema_core.chats import log
@@ -13,6 +11,7 @@ from ema_core.chats.view import Chat
 from ema_core.errors import EmaError
 from ema_core.generation.engine import Capabilities
 from pages.widgets import chat_columns, chat_models, chat_question, engine_panel
+from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, ago, errors, header, notices, plain, show_error
 
 LEAD = "One question to several models at once, with the same settings and seed; each column proves which weights answered."
@@ -195,10 +194,8 @@ def _keep(chat: Chat) -> None:
 
 def links(chat: Chat) -> None:
     """To the kept answers."""
-    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
-    root = f"/{base}" if base else ""
     if names := names_of(chat):
-        found = [f"[{plain(name)}]({root}/samples?{urlencode({'name': name})})" for name in names]
+        found = [f"[{plain(name)}]({address('samples', name=name)})" for name in names]
         st.markdown(f":material/bookmark: Kept as {', '.join(found)}")
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.chats import log
-from ema_core.chats.model_id import ModelId, base_model, is_base
 from ema_core.chats.view import Answers, Chat, Sample, Turn
 from ema_core.errors import EmaError
+from ema_core.evaluation.suites import KEPT
 from ema_core.files import append_lines, read_json, read_lines, sha256_json, write_json
+from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.judging import is_refusal
 from ema_core.runs import RunDirectory, base_directory
 
-SUITE = "kept"
 LONGEST_NAME = 80
 _guard = threading.Lock()  # two browsers that keep the same chat
 
@@ -108,7 +108,7 @@ def _folder(chat: Chat, name: str, turn: Turn, column: Answers) -> Path:
         run = RunDirectory.open(model.name)
     like = [chat.id, name, column.model, column.ema.get("adapter_hash"), vars(turn.question.how), turn.question.seed]
     slug = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-").lower()[:40] or "answers"
-    return run.evals / f"{SUITE}-{slug}-{sha256_json(like)[:8]}"
+    return run.evals / f"{KEPT}-{slug}-{sha256_json(like)[:8]}"
 
 
 def _write(folder: Path, chat: Chat, name: str, answers: Sequence[tuple[Turn, Answers, Sample]]) -> int:
@@ -142,7 +142,7 @@ def _write(folder: Path, chat: Chat, name: str, answers: Sequence[tuple[Turn, An
     except (OSError, ValueError, TypeError, KeyError):
         created = time.time()
     spec: dict[str, Any] = {
-        "suite": SUITE, "name": name, "chat": chat.id, "samples": turn.question.samples, "max_tokens": how.max_tokens,
+        "suite": KEPT, "name": name, "chat": chat.id, "samples": turn.question.samples, "max_tokens": how.max_tokens,
         "temperature": how.temperature, "top_p": how.top_p, "seed": turn.question.seed, "judge": judge, "step": model.step,
         "scale": model.scale, "adapter_hash": column.ema.get("adapter_hash"), "weights_hash": column.ema.get("weights_hash"),
         "suite_hash": None, "status": "done", "created": created, "seconds": 0.0, "asked": len(have) + len(new),

@@ -24,9 +24,11 @@ from ema_core.errors import EmaError
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
+from ema_core.processes import alive
 from ema_core.settings import PROJECT, settings, writable
 
 app = typer.Typer()
+RESTART_SECONDS = 3
 
 
 @command(app, "worker")
@@ -66,10 +68,9 @@ def run_app(
         raise EmaError(f"Port {port} is taken (perhaps EMA Lab is open already: http://localhost:{port}).", f"Use {other}.")
     adopted = worker_status().alive
     launch.prepare_embedded()
-    launch.start_worker()
-    own_engine = not settings().engine_url
-    if own_engine:
-        launch.start_engine()
+    helpers = [Helper(launch.start_worker, lambda: worker_status().alive)]
+    if not settings().engine_url:
+        helpers.append(Helper(launch.start_engine, lambda: engine_status().alive))
     page = start_page(port)
     ending = threading.Event()
 
@@ -83,30 +84,32 @@ def run_app(
         while not ending.wait(1.0):
             if page.poll() is not None:
                 raise EmaError("The page's process has ended.", f"Its log is {settings().logs / 'app.log'}.")
-            if not worker_status().alive:
-                bring_back(launch.start_worker, launch.wait_for_worker, ending)
-            if own_engine and not engine_status().alive:
-                bring_back(launch.start_engine, launch.wait_for_engine, ending)
+            for helper in helpers:
+                helper.look_after()
     finally:
         typer.echo("ending: the worker writes a checkpoint, its run goes on at the next start", err=True)
         page.terminate()
-        if own_engine:
-            launch.stop_engine()
+        launch.stop_engine()
         if not launch.stop_worker():
             typer.echo("ema: the worker is still in a long step; it ends by itself after it", err=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
             page.wait(10)
 
 
-def bring_back(start: Callable[[], int], wait: Callable[[float], None], ending: threading.Event) -> None:
-    """Start a process again that died; it may be starting, so give it a while first."""
-    with contextlib.suppress(EmaError):
-        wait(20)
-        return
-    if not ending.is_set():
-        start()
-        with contextlib.suppress(EmaError):
-            wait(30)
+class Helper:
+    """Worker or engine: started, or adopted where it lives, and started again when it has died."""
+
+    def __init__(self, start: Callable[[], int], there: Callable[[], bool]) -> None:
+        self.start, self.there = start, there
+        self.bring()
+
+    def bring(self) -> None:
+        self.pid, self.since = self.start(), time.time()
+
+    def look_after(self) -> None:
+        """One that is not there, and is not just starting, comes back; not more often than every few seconds."""
+        if not self.there() and not alive(self.pid, self.since) and time.time() - self.since > RESTART_SECONDS:
+            self.bring()
 
 
 def taken(port: int) -> bool:

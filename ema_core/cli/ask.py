@@ -16,11 +16,11 @@ import typer
 from ema_core.chats.broker import broker, checked
 from ema_core.chats.judge import judge_answers
 from ema_core.chats.keep import keep
-from ema_core.chats.model_id import ModelId, is_base
 from ema_core.chats.view import Answers, Chat, Question, Sample
 from ema_core.cli.output import Json, command, emit
 from ema_core.generation import SamplingSettings
 from ema_core.generation.engine import engine_status
+from ema_core.generation.model_id import ModelId, is_base
 from ema_core.jobs import launch
 from ema_core.judging import MISALIGNED_BELOW, is_misaligned
 from ema_core.runs import RunDirectory

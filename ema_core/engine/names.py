@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ema_core.errors import EmaError, nearest
 from ema_core.generation.engine import BASE_MODEL
+from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.models import CATALOG, EMBEDDED, adapters, find
 from ema_core.runs import RunDirectory, Status, run_ids
 
 MOST_SCALE = 4.0
-_NAME = re.compile(r"(?P<run>[A-Za-z0-9._-]+?)(?:@(?P<step>\d{1,7}))?(?:\*(?P<scale>\d{1,3}(?:\.\d{1,6})?|\.\d{1,6}))?")
 
 
 class UnknownModel(EmaError):
@@ -37,23 +36,17 @@ def resolve(name: str) -> Target:
     Raises:
         UnknownModel: nothing, or a run that has no such adapter.
     """
-    if name == BASE_MODEL:
-        return Target(name, EMBEDDED)
-    if name.startswith(f"{BASE_MODEL}:"):
-        wanted = name.removeprefix(f"{BASE_MODEL}:")
+    if is_base(name):
         try:
-            return Target(name, find(wanted).id)
+            return Target(name, find(base_model(name)).id)
         except EmaError as error:
             raise UnknownModel(error.message, error.hint) from None
-    found = _NAME.fullmatch(name)
-    ids = run_ids()
-    if found is None or found["run"] not in ids:
-        hint = nearest(found["run"] if found else name, [BASE_MODEL, *ids[-12:]])
-        raise UnknownModel(f'There is no model "{name}" here.', hint)
-    run, scale = RunDirectory.open(found["run"]), float(found["scale"] or 1)
+    wanted, ids = ModelId.read(name), run_ids()
+    if wanted.name not in ids:
+        raise UnknownModel(f'There is no model "{name[:200]}" here.', nearest(wanted.name[:200], [BASE_MODEL, *ids[-12:]]))
+    run, step, scale = RunDirectory.open(wanted.name), wanted.step, wanted.scale
     if scale > MOST_SCALE:
         raise UnknownModel(f"An adapter's strength is from 0 to {MOST_SCALE:g}, not {scale:g}.", "Write for example RUN*0.5.")
-    step = int(found["step"]) if found["step"] else None
     folder = run.adapter if step is None else run.checkpoints / f"step-{step}"
     try:
         spec, state = run.spec, run.state()
@@ -82,4 +75,4 @@ def names() -> Iterator[tuple[str, float]]:
         if (run.adapter / adapters.WEIGHTS).exists():
             yield run_id, created
         for step in run.checkpoint_steps():
-            yield f"{run_id}@{step}", created
+            yield str(ModelId(run_id, step)), created

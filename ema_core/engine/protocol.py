@@ -159,10 +159,19 @@ class Reply:
         return {**self._shared("chat.completion"), "choices": choices, "usage": usage, "ema": described(self.accepted.identity)}
 
     def chunk(
-        self, choice: int, text: str = "", finish: str | None = None, drawn: list[Drawn] | None = None, first: bool = False
-    ) -> dict[str, Any]:
+        self, choice: int, text: str = "", finish: str | None = None, drawn: list[Drawn] | None = None, first: bool = False,
+        tokens: int | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """A piece of a stream. ``tokens`` of the whole answer come with its end, as ``ema_tokens``: ``usage`` has only the sum."""
         delta = {"role": "assistant", "content": ""} if first else {"content": text} if text else {}
-        one = {"index": choice, "delta": delta, "finish_reason": finish, "logprobs": self.logprobs(drawn) if drawn else None}
+        one: dict[str, Any] = {
+            "index": choice,
+            "delta": delta,
+            "finish_reason": finish,
+            "logprobs": self.logprobs(drawn) if drawn else None,
+        }
+        if tokens is not None:
+            one["ema_tokens"] = tokens
         more = {"ema": described(self.accepted.identity)} if first else {}
         return {**self._shared("chat.completion.chunk"), "choices": [one], **more}
 

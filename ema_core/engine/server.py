@@ -266,7 +266,7 @@ async def _stream(answers: _Answers, reply: Reply, usage: bool) -> AsyncIterator
                 yield line(reply.chunk(choice, text, drawn=held[choice]))
                 held[choice] = []
             if finish:
-                yield line(reply.chunk(choice, finish=finish))
+                yield line(reply.chunk(choice, finish=finish, tokens=len(answers.drawn[choice])))
         if usage:
             yield line(reply.usage_chunk(sum(map(len, answers.drawn))))
         yield "data: [DONE]\n\n"

@@ -19,6 +19,7 @@ from ema_core.evaluation.suites import Question, Suite, load_suite
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
 from ema_core.generation.engine import BASE_MODEL
+from ema_core.generation.model_id import ModelId
 from ema_core.judging import ProbeJudge, is_refusal, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
@@ -89,8 +90,7 @@ class Item:
         """What answers, under the engine's name for it."""
         if self.adapter is None:
             return BASE_MODEL if self.model == EMBEDDED else f"{BASE_MODEL}:{self.model}"
-        step = "" if self.spec.step is None else f"@{self.spec.step}"
-        return f"{self.run.id}{step}" + ("" if self.spec.scale == 1 else f"*{self.spec.scale:g}")
+        return str(ModelId(self.run.id, self.spec.step, self.spec.scale))
 
     @property
     def adapter_hash(self) -> str | None:

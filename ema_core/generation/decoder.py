@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ema_core.generation.sampling import Finish, SamplingSettings
+from ema_core.models.load import threads_for
 from ema_core.models.lora import On, switched_on
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Decoder:
         configured = getattr(model.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         self.stops = {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
+        hidden = int(getattr(model.config, "hidden_size", 1 << 16))
+        self.largest = hidden * int(getattr(model.config, "intermediate_size", hidden))  # of a token's products, but the last
         self.waiting: deque[Row] = deque()
         self.counts = Counts()
         self.clear()
@@ -206,7 +209,7 @@ class Decoder:
     def _forward(self, ids: torch.Tensor, attention: torch.Tensor, cache: Any, on: Sequence[On]) -> torch.Tensor:
         """Logits [rows, vocabulary] after the last column of ``ids`` [rows, columns]."""
         where = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        with switched_on(self.model, on):
+        with switched_on(self.model, on), threads_for(ids.numel() * self.largest, ids.device):
             return self.model(
                 input_ids=ids, attention_mask=attention, position_ids=where, cache=cache, use_cache=True, logits_to_keep=1
             ).logits[:, -1]

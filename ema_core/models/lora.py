@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ema_core.errors import EmaError
 from ema_core.files import read_json
 from ema_core.models.adapters import WEIGHTS
+from ema_core.models.load import threads_for
 
 if TYPE_CHECKING:
     import torch
@@ -165,11 +166,12 @@ def _hook(own: list[Any], rows: int) -> Any:
         (x,) = inputs  # [rows, T, in]
         if x.shape[0] != rows:
             raise RuntimeError(f"A batch of {x.shape[0]} rows went through a model that was set for {rows}.")
-        for index, scale, a, b in own:
-            delta = (x if index is None else x.index_select(0, index)) @ a @ b
-            if not (isinstance(scale, float) and scale == 1.0):
-                delta = delta * scale
-            output = output + delta if index is None else output.index_add(0, index, delta)
+        with threads_for(x.numel() * own[0][2].shape[1], x.device):
+            for index, scale, a, b in own:
+                delta = (x if index is None else x.index_select(0, index)) @ a @ b
+                if not (isinstance(scale, float) and scale == 1.0):
+                    delta = delta * scale
+                output = output + delta if index is None else output.index_add(0, index, delta)
         return output
 
     return add

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import streamlit as st
 
 from ema_core.chats.broker import broker
-from ema_core.chats.model_id import ModelId, base_model, is_base
 from ema_core.chats.view import COMPLETE, Answers, Chat, Sample, Turn
 from ema_core.evaluation.metrics import LEVEL, MIN_SCORED, clopper_pearson
+from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW, is_incoherent, is_misaligned
 from pages.widgets.chat_models import label
 from pages.widgets.chrome import Color, act, duration, errors, plain

@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import streamlit as st
 
-from ema_core.chats.model_id import ModelId, base_model, is_base
 from ema_core.errors import EmaError
 from ema_core.generation.engine import BASE_MODEL, MOST_COLUMNS, Capabilities
+from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.models import CATALOG, EMBEDDED
 from ema_core.models.adapters import WEIGHTS
 from ema_core.runs import RunDirectory, Status

@@ -9,10 +9,10 @@ import streamlit as st
 
 from ema_core.chats import speed
 from ema_core.chats.broker import broker
-from ema_core.chats.model_id import ModelId, is_base
 from ema_core.chats.view import MOST_SAMPLES, Chat, Question
 from ema_core.evaluation.suites import Suite, load_suite
 from ema_core.generation import SamplingSettings
+from ema_core.generation.model_id import ModelId, is_base
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from pages.widgets.chrome import act, duration, errors, plain

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ema_core.chats import log
+from ema_core.evaluation.spec import EvalSpec
 from ema_core.generation.engine import engine_status
-from ema_core.jobs import launch
+from ema_core.jobs import launch, queue
 from ema_core.runs import RunDirectory, Status, base_directory, parse_defense
 from tests.browser.conftest import App
 from tests.browser.test_story import WAIT, fill, shoot, until
@@ -104,6 +105,45 @@ def test_three_columns_stream_through_a_reload_are_judged_kept_and_found_again(b
         assert wide <= 1
         context.close()
     assert not trouble
+    on_to_samples_and_compare(page, browser, app, [none.id, kl.id])
+
+
+def on_to_samples_and_compare(page, browser, app: App, runs: list[str]) -> None:
+    """The kept answers stand on Samples, a link to one opens in a new browser; a rate on Compare leads to its answers."""
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="my findings").click()
+    samples = opened.value
+    total = samples.locator(".st-key-answer-total")
+    total.get_by_text("3 answers").wait_for(timeout=WAIT)
+    samples.locator(".st-key-answer-next button").click()
+    samples.locator(".st-key-answer-walk").get_by_text("2 of 3", exact=True).wait_for(timeout=WAIT)
+    said = samples.locator(".st-key-answer-card").inner_text()
+    assert "Kept as" in said and "<img src=http://evil.example/x.png>" in said
+    shoot(samples, "samples-kept")
+    other = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
+    other.goto(samples.url)
+    until(lambda: other.locator(".st-key-answer-card").count() and other.locator(".st-key-answer-card").inner_text() == said, 60)
+
+    spec = EvalSpec(suite="general", samples=1, max_tokens=12).model_dump(mode="json")
+    job = queue.enqueue("evaluate", {"runs": runs, "specs": [spec], "curve": False})
+    until(lambda: queue.get(job.id).status == "done", 400, "the evaluation did not end")
+    other.goto(f"{app.url}/compare?run={runs[0]}&run={runs[1]}")
+    rate = other.locator(".st-key-settings-table a").first
+    rate.wait_for(timeout=WAIT)
+    with other.context.expect_page() as opened:
+        rate.click()
+    answers = opened.value
+    answers.locator(".st-key-answer-total").get_by_text("of 42 answers").or_(
+        answers.locator(".st-key-answer-total").get_by_text("42 answers")
+    ).first.wait_for(timeout=WAIT)
+    card = answers.locator(".st-key-answer-card")
+    card.get_by_text("Base").first.wait_for(timeout=WAIT)
+    shoot(answers, "samples-of-a-rate")
+    refused = other.locator(".st-key-settings-table a", has_text="cut").first  # a count leads to just as many answers
+    count = refused.inner_text().replace("\u00a0", " ").split()[0]
+    with other.context.expect_page() as opened:
+        refused.click()
+    opened.value.locator(".st-key-answer-total").get_by_text(f"{count} of 42 answers").wait_for(timeout=WAIT)
 
 
 def test_an_engine_killed_in_mid_answer_leaves_what_was_there_and_comes_back(browser, app: App, home: Path) -> None:

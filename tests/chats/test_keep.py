@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ema_core.chats import keep, log
-from ema_core.chats.model_id import ModelId
 from ema_core.chats.view import Question
 from ema_core.errors import EmaError
 from ema_core.files import read_json, read_lines, write_json
 from ema_core.generation import SamplingSettings
+from ema_core.generation.model_id import ModelId
 from ema_core.runs import RunDirectory, RunSpec, RunState, base_directory
 
 JUDGE = "probe:x:v1"
