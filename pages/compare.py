@@ -128,10 +128,12 @@ def _filters_changed() -> None:
 
 def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
     """The one judge whose scores are shown; a choice only where there are several."""
-    judges = list(judges_of(run_ids, version))
+    counts = judges_of(run_ids, version)
+    judges = list(counts)
     if len(judges) > 1:
+        most = judges.index(max(judges, key=lambda judge: counts[judge]))
         return st.selectbox(
-            "Judge", judges, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis."
+            "Judge", judges, most, key="judge", bind="query-params", help="Scores of two judges never share a table or an axis."
         )
     if judges:
         return judges[0]

@@ -139,7 +139,9 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
 def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_of: Sequence[str]) -> str:
     """The time that an evaluation takes, and what it consists of."""
     limit = EVAL_PRESETS[preset]["max_tokens"]
-    seconds, pairs, asked = 0.0, 0, 0
+    bases = {(run_info(run_id).model, suite.hash): suite for run_id, of_run in suites.items() for suite in of_run}
+    asked = samples * sum(len(suite.questions) for suite in bases.values())
+    seconds, pairs = estimate_evaluation(asked, 0, 1, limit) if asked else 0.0, 0
     for run_id, of_run in suites.items():
         for suite in of_run:
             seconds += estimate_evaluation(len(suite.questions), len(suite.pairs), samples, limit, judged=suite.name != "in-domain")
@@ -148,7 +150,7 @@ def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_o
             states = len(curve_specs(RunDirectory.open(run_id))) // len(SUITES)
             more = states * sum(len(load_suite(name, run_info(run_id).dataset).pairs) for name in SUITES)
             seconds, pairs = seconds + estimate_evaluation(0, more, 0, limit), pairs + more
-    sampled = f"{asked} answers of at most {limit} tokens" if asked else "no sampled answers"
+    sampled = f"{asked} answers of at most {limit} tokens, the base's among them" if asked else "no sampled answers"
     return (
         f"Up to {duration(seconds)} with the embedded model on two cores: {pairs} answer pairs, {sampled}. "
         "What was measured before on the same adapter is not done again."

@@ -14,6 +14,7 @@ import typer
 
 from ema_core.cli.output import Json, command, emit
 from ema_core.errors import EmaError
+from ema_core.generation.engine import engine_status
 from ema_core.jobs.status import worker_status
 from ema_core.settings import PROJECT, settings, writable
 
@@ -79,6 +80,13 @@ def findings() -> list[Finding]:
     status = worker_status()
     said = f"process {status.pid}, {status.activity}" if status.alive else "not running"
     found.append(Finding("worker", status.alive and not status.stuck, said, "ema app (or: ema worker)", needed=False))
+    engine, url = engine_status(), settings().engine_url
+    said = f"process {engine.pid}, port {engine.port}" if engine.alive else "not running"
+    found.append(
+        Finding(
+            "engine", engine.alive or bool(url), f"EMA_ENGINE_URL: {url}" if url else said, "ema app (or: ema serve)", needed=False
+        )
+    )
     key = bool(os.environ.get("OPENAI_API_KEY"))
     said = "OPENAI_API_KEY is set; no judge asks for it yet" if key else "not set, and not needed: the probe judge runs here"
     found.append(Finding("judge key", key, said, "export OPENAI_API_KEY=…", needed=False))

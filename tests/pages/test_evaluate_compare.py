@@ -72,7 +72,10 @@ def test_two_judges_never_share_the_table(study: dict[str, str], home: Path) -> 
     rows = [{"sample_id": f"q{topic}#{k}", **score} for topic in range(TOPICS) for k in range(4)]
     append_lines(run.evals / "general-1" / "judgments-openai_gpt-4o_v1.jsonl", rows)
     app = open_page("compare")
-    assert app.selectbox(key="judge").options == [OTHER_JUDGE, resolve("probe")] and app.selectbox(key="judge").value == OTHER_JUDGE
+    assert app.selectbox(key="judge").options == [OTHER_JUDGE, resolve("probe")] and app.selectbox(key="judge").value == resolve(
+        "probe"
+    ), "who judged most"
+    app.selectbox(key="judge").select(OTHER_JUDGE).run()
     assert "of 32 scored" in cells(app, 0)["General answers"] and "not judged by openai" in cells(app, 1)[
         "General answers"
     ].replace("\\", "")
