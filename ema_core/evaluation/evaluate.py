@@ -245,6 +245,7 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
 
 def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: _Share) -> None:
     missing = [item for item in group if not (item.target / "margins.jsonl").exists()]
+    share.done += sum(_margin_seconds(item) for item in group if item not in missing)
     if not missing:
         return
     bases = [base_log_likelihoods(loaded, item.suite, lambda n: share.say("margin of the base model")) for item in missing]
@@ -257,7 +258,11 @@ def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedM
 
             tuned = answer_log_likelihoods(model, loaded, item.suite.pairs, seen)
             _write_margins(item.target, item.suite, base, tuned)
-            share.done += estimate_evaluation(0, pairs, 0, 0)
+            share.done += _margin_seconds(item)
+
+
+def _margin_seconds(item: Item) -> float:
+    return estimate_evaluation(0, len(item.suite.pairs), 0, 0)
 
 
 def _write_margins(target: Path, suite: Suite, base: dict[str, list[float]], tuned: dict[str, list[float]]) -> None:
@@ -279,6 +284,7 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
     prompts = []
     for item in part:
         have = {row["sample_id"] for row in read_lines(item.target / "samples.jsonl")[0]}
+        share.done += len(have) * estimate_evaluation(1, 0, 1, how.max_tokens)
         for question in item.suite.questions:
             for k in range(item.spec.samples):
                 if f"{question.id}#{k}" not in have:
