@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ema_core.errors import EmaError
@@ -192,12 +192,7 @@ def wait_for_worker(seconds: float = 60) -> None:
     Raises:
         EmaError: it does not.
     """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if worker_status().alive:
-            return
-        time.sleep(0.2)
-    raise EmaError("The worker did not start.", f"Its log is {settings().logs / 'worker.log'}; `ema doctor` says what is missing.")
+    _wait("worker", lambda: worker_status().alive, seconds)
 
 
 def start_engine() -> int:
@@ -224,9 +219,13 @@ def wait_for_engine(seconds: float = 60) -> None:
     Raises:
         EmaError: it does not come.
     """
+    _wait("engine", lambda: engine_status().alive, seconds)
+
+
+def _wait(what: str, there: Callable[[], bool], seconds: float) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if engine_status().alive:
-            return
+    while not there():
+        if time.monotonic() > until:
+            log = settings().logs / f"{what}.log"
+            raise EmaError(f"The {what} did not start.", f"Its log is {log}; `ema doctor` says what is missing.")
         time.sleep(0.2)
-    raise EmaError("The engine did not start.", f"Its log is {settings().logs / 'engine.log'}; `ema doctor` says what is missing.")
