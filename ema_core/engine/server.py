@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ def failure(error: Exception) -> JSONResponse:
         return JSONResponse(error_body(error, "invalid_request_error", "adapter_refused", "model"), 422)
     if isinstance(error, EmaError):
         return JSONResponse(error_body(error, "server_error"), 500)
+    traceback.print_exception(error)  # stderr is engine.log where `ema app` started it
     plain = EmaError("Something unexpected went wrong in the engine.", "Ask again; details are in engine.log.")
     return JSONResponse(error_body(plain, "server_error"), 500)
 
