@@ -24,7 +24,7 @@ ROUNDS, SESSIONS = 25, 2
 
 
 class Trouble:
-    """Raises in the middle of a forward pass, in a layer whose neighbours have an adapter's hooks on, when it is told to."""
+    """Raises in the middle of a batch's forward pass, in a layer whose neighbours have adapters' hooks on, when it is told to."""
 
     def __init__(self, layer) -> None:
         self.armed = threading.Event()
@@ -32,7 +32,8 @@ class Trouble:
         self.handle = layer.register_forward_pre_hook(self)
 
     def __call__(self, module, inputs) -> None:
-        if self.armed.is_set():
+        rows, columns, _ = inputs[0].shape
+        if self.armed.is_set() and rows > 1 and columns == 1:  # a step of a batch, not the engine's look at its base
             self.armed.clear()
             self.raised += 1
             raise RuntimeError("injected in the middle of a batch")
@@ -79,7 +80,9 @@ def test_two_sessions_four_adapters_with_cancels_and_exceptions(engine: tuple[En
             assert "unexpected" in str(error), error
             said["ended by an exception"] += 1
             return
-        assert text == word, f"{words.runs[word]} said {text!r}, not {word}"
+        # after its word a barely trained adapter may go on; never with, or after, another one's
+        wrong = [other for other in WORDS if other != word and other in text]
+        assert text.startswith(word) and not wrong, f"{words.runs[word]} said {text!r}, not {word}"
         said[word] += 1
 
     def leave(client: OpenAI, seed: int) -> None:
