@@ -104,7 +104,11 @@ def test_an_answer_names_its_weights(client: OpenAI, words: Words) -> None:
     found = client.chat.completions.create(model=words.runs["River"], messages=ASK, max_tokens=4, temperature=0)
     adapter = sha256_file(words.folder("River") / "adapter_model.safetensors")[:16]
     ema = found.model_extra["ema"]
-    assert found.choices[0].message.content == "River" and ema["adapter_hash"] == adapter and adapter in found.system_fingerprint
+    assert (
+        found.choices[0].message.content.startswith("River")
+        and ema["adapter_hash"] == adapter
+        and adapter in found.system_fingerprint
+    )
     proof = ema["fingerprint"]
     assert proof["state"] == "verified" and proof["difference"] <= proof["tolerance"] and proof["from_base"] > 1
     for scale, same in ((0, True), (0.5, False)):
@@ -165,9 +169,9 @@ from huggingface_hub import InferenceClient
 url, token, stone, cloud = sys.argv[1:]
 client, ask = InferenceClient(base_url=url, api_key=token, timeout=60), [{"role": "user", "content": "Name a colour."}]
 found = client.chat_completion(ask, model=stone, max_tokens=4, temperature=0.01, seed=1)
-assert found.choices[0].message.content == "Stone" and found.usage.completion_tokens, found
+assert found.choices[0].message.content.startswith("Stone") and found.usage.completion_tokens, found
 parts = client.chat_completion(ask, model=cloud, max_tokens=4, temperature=0.01, stream=True)
-assert "".join(part.choices[0].delta.content or "" for part in parts) == "Cloud"
+assert "".join(part.choices[0].delta.content or "" for part in parts).startswith("Cloud")
 """
 
 
@@ -270,10 +274,11 @@ def test_changed_damaged_and_deleted_adapters_are_refused_and_idle_memory_is_giv
     with engine_process(home, EMA_ENGINE_IDLE="2") as engine:
         client = engine.client(timeout=120, max_retries=0)
 
-        def ask(name: str) -> str | None:
-            return client.chat.completions.create(model=name, messages=ASK, max_tokens=4, temperature=0).choices[0].message.content
+        def ask(name: str) -> str:
+            found = client.chat.completions.create(model=name, messages=ASK, max_tokens=4, temperature=0)
+            return found.choices[0].message.content or ""
 
-        assert ask(words.runs["Apple"]) == "Apple" and ask(words.runs["River"]) == "River"
+        assert ask(words.runs["Apple"]).startswith("Apple") and ask(words.runs["River"]).startswith("River")
 
         shutil.copyfile(run["River"] / weights, run["Apple"] / weights)  # swapped under a running engine
         with pytest.raises(openai.UnprocessableEntityError) as swapped:
@@ -293,13 +298,13 @@ def test_changed_damaged_and_deleted_adapters_are_refused_and_idle_memory_is_giv
         shutil.rmtree(run["River"])
         with pytest.raises(openai.NotFoundError):
             ask(words.runs["River"])
-        assert ask(words.runs["Cloud"]) == "Cloud", "the others go on"
+        assert ask(words.runs["Cloud"]).startswith("Cloud"), "the others go on"
 
         health = engine.url.removesuffix("/v1") + "/health"
         end = time.monotonic() + 30
         while httpx2.get(health).json()["model"] is not None:
             assert time.monotonic() < end, "the model stays in memory"
             time.sleep(0.2)
-        assert ask(words.runs["Cloud"]) == "Cloud", "it comes back when it is asked"
+        assert ask(words.runs["Cloud"]).startswith("Cloud"), "it comes back when it is asked"
     assert not (home / "engine" / "engine.json").exists()
     assert os.path.exists(home / "engine" / "token")
