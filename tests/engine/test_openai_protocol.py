@@ -16,7 +16,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from ema_core.files import sha256_file
+from ema_core.files import read_json, sha256_file
 from ema_core.generation import EngineSampler, LocalSampler, Prompt, SamplingSettings
 from ema_core.generation.engine import Engine
 from ema_core.models.lora import On, load_adapter
@@ -189,9 +189,8 @@ def test_it_listens_here_only_to_its_own_names_and_with_its_token(served: Engine
     health = served.url.removesuffix("/v1") + "/health"
     token = words.home / "engine" / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    pid = int(psutil.Process().pid)
-    own = [child for child in psutil.Process(pid).children(recursive=True) if "serve" in child.cmdline()]
-    listening = [place.laddr.ip for child in own for place in child.net_connections("tcp") if place.status == psutil.CONN_LISTEN]
+    own = psutil.Process(read_json(words.home / "engine" / "engine.json")["pid"])
+    listening = [place.laddr.ip for place in own.net_connections("tcp") if place.status == psutil.CONN_LISTEN]
     assert set(listening) == {"127.0.0.1"}
     assert httpx2.get(health).status_code == 200
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost@evil.example", ""):
