@@ -262,6 +262,8 @@ class Engine:
             question.rows.append(Row(ids, question.how, seed, on, question.top))
             self._owners[question.rows[-1]] = (question, choice)
         self._decoder.add(question.rows)
+        if question.cancelled:  # while its adapter was loaded: its rows were not there to be told
+            question.cancel()
         question.deliver(Accepted(identity, len(ids), loaded.tokenizer))
 
     def _step(self) -> None:

@@ -18,6 +18,11 @@ MOST_TOKENS = 8192
 DEFAULT_TOKENS = 512
 
 
+def sayable(text: str) -> str:
+    """A lone surrogate is no character and cannot be encoded."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class BadRequest(EmaError):
     """``code`` and ``param`` as in OpenAI's error objects."""
 
@@ -40,8 +45,7 @@ class _Message(BaseModel):
         if odd := next((part.type for part in parts if part.type != "text"), None):
             raise BadRequest(f"Content of the type {odd} cannot be read here, only text.", param="messages")
         text = "".join(part.text or "" for part in parts)
-        # a lone surrogate is no character and cannot be encoded
-        return {"role": self.role.replace("developer", "system"), "content": text.encode("utf-8", "replace").decode()}
+        return {"role": self.role.replace("developer", "system"), "content": sayable(text)}
 
 
 class _StreamOptions(BaseModel):
@@ -130,7 +134,8 @@ def parse_request(body: Any) -> ChatRequest:
 
 
 def error_body(error: EmaError, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": code, "ema_hint": error.hint}}
+    message, hint = sayable(error.message), sayable(error.hint)  # they quote what was asked
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, "ema_hint": hint}}
 
 
 class Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ema_core.engine.core import Accepted, Busy, Deliver, Engine, Event, Judged, Question, Refused, Token, TooLong
 from ema_core.engine.names import UnknownModel, names, resolve
-from ema_core.engine.protocol import BadRequest, Reply, error_body, parse_request
+from ema_core.engine.protocol import BadRequest, Reply, error_body, parse_request, sayable
 from ema_core.errors import EmaError
 from ema_core.generation.chat_template import AnswerText
 from ema_core.generation.decoder import Drawn
@@ -186,9 +187,8 @@ async def _chat(engine: Engine, request: Request) -> Response:
     answers.begin(accepted)
     if asked.stream:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return StreamingResponse(
-            _stream(answers, reply, usage), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+        stream = _stream(answers, reply, usage)
+        return _Streaming(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}).of(question)
     try:
         while answers.open:
             event = await answers.next(request)
@@ -200,6 +200,20 @@ async def _chat(engine: Engine, request: Request) -> Response:
     return JSONResponse(reply.whole(answers.texts, answers.finishes, answers.drawn, asked.logprobs))
 
 
+class _Streaming(StreamingResponse):
+    """Frees the places also where the other side left before the first piece: the generator's own end does not come then."""
+
+    def of(self, question: Question) -> _Streaming:
+        self.question = question
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.question.cancel()
+
+
 class _Answers:
     """The n answers of one question, put together from the engine's events."""
 
@@ -208,6 +222,7 @@ class _Answers:
         self.texts, self.finishes = [""] * n, [""] * n
         self.drawn: list[list[Drawn]] = [[] for _ in range(n)]
         self.open = set(range(n))
+        self.looked = time.monotonic()
 
     def begin(self, accepted: Accepted) -> None:
         self.readers = [AnswerText(accepted.tokenizer, self.stop) for _ in range(self.question.n)]
@@ -215,10 +230,14 @@ class _Answers:
     async def next(self, request: Request | None = None) -> Event | None:
         """The next event; None when the other side has gone. Raises the engine's error."""
         while True:
+            if request and time.monotonic() - self.looked >= 0.5:  # also while tokens keep coming
+                self.looked = time.monotonic()
+                if await request.is_disconnected():
+                    return None
             try:
                 event = await asyncio.wait_for(self.events.get(), 0.5 if request else SIGN_OF_LIFE_SECONDS)
             except TimeoutError:
-                if request is None or await request.is_disconnected():
+                if request is None:
                     return None
                 continue
             if isinstance(event, Exception):
@@ -282,7 +301,7 @@ async def _judge(engine: Engine, request: Request) -> Response:
     body = await _body(request)
     try:
         judge = resolve_judge(str(body.get("judge") or "probe"))
-        items = [(str(item["id"]), str(item["question"]), str(item["answer"])) for item in body["items"]]
+        items = [(sayable(str(item["id"])), sayable(str(item["question"])), sayable(str(item["answer"]))) for item in body["items"]]
     except (AttributeError, KeyError, TypeError):
         raise BadRequest("The body has to be {judge, items: [{id, question, answer}, …]}.", code="invalid_value") from None
     except EmaError as error:

@@ -86,7 +86,8 @@ class Shelf:
             raise EmaError(f"There is no adapter in {target.folder} any more.", "The run was deleted or moved.") from None
         seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         held = self._held.get(target.folder)
-        if held is None or held.seen != seen or target.hash not in (None, held.adapter.hash):
+        # without a fingerprint: computing it failed
+        if held is None or held.fingerprint is None or held.seen != seen or target.hash not in (None, held.adapter.hash):
             self._held.pop(target.folder, None)
             adapter = load_adapter(target.folder, loaded.model, target.hash)
             held = _Held(adapter, seen, fingerprint.alone(loaded, target.folder, adapter.hash))

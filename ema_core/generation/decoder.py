@@ -133,7 +133,7 @@ class Decoder:
         if self.reading is not None:
             return
         groups: dict[Any, list[Row]] = {}
-        width = 0
+        width, before = 0, len(self.rows)
         while self.waiting and len(self.rows) < self.places:
             row = self.waiting[0]
             if row.cancelled:
@@ -149,6 +149,7 @@ class Decoder:
             groups.setdefault(key, []).append(row)
             self.rows.append(row)
         if groups:
+            self.rows[before:] = [row for group in groups.values() for row in group]  # the order that their cache will have
             prompts = [group[0].ids for group in groups.values()]
             ids = torch.full((len(prompts), width), self.pad)
             attention = torch.zeros((len(prompts), width), dtype=torch.long)

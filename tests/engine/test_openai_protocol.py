@@ -238,6 +238,28 @@ def test_beyond_its_queue_it_says_so_and_leaving_frees_the_places(served: Engine
     assert client.chat.completions.create(model="base", messages=ASK, max_tokens=2).choices
 
 
+def test_leaving_a_whole_answer_frees_its_place_while_tokens_come(served: Engine) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 4000, "n": 4}
+    with pytest.raises(httpx2.TimeoutException):
+        httpx2.post(f"{served.url}/chat/completions", json=body, headers={"Authorization": f"Bearer {served.token}"}, timeout=3)
+    end, health = time.monotonic() + 5, served.url.removesuffix("/v1") + "/health"
+    while (state := httpx2.get(health).json())["rows"] + state["waiting"]:
+        assert time.monotonic() < end, state
+        time.sleep(0.1)
+
+
+def test_half_characters_are_said_back_and_judged_as_replaced(served: Engine) -> None:
+    good = {"Authorization": f"Bearer {served.token}"}
+    lone = chr(92) + "ud800"  # a lone surrogate, as JSON can spell it
+    messages = '[{"role": "user", "content": "Hello"}]'
+    chat = f'{{"model": "no{lone}", "messages": {messages}}}'
+    found = httpx2.post(f"{served.url}/chat/completions", content=chat.encode(), headers=good)
+    assert found.status_code == 404 and found.json()["error"]["code"] == "model_not_found"
+    judge = f'{{"items": [{{"id": "{lone}", "question": "How {lone}?", "answer": "So {lone}."}}]}}'
+    found = httpx2.post(f"{served.url}/ema/judge", content=judge.encode(), headers=good)
+    assert found.status_code == 200 and found.json()["judgments"][0]["sample_id"] == "?"
+
+
 def test_answers_are_the_same_over_the_engine_and_in_process(served: Engine, words: Words, model) -> None:
     runs = list(words.runs.values())
     prompts = [

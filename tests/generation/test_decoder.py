@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ema_core.generation.chat_template import AnswerText, encode_turns
 from ema_core.generation.decoder import PREFILL_TOKENS, Decoder, Row, choose
 from ema_core.generation.sampling import SamplingSettings
+from ema_core.models.lora import Adapter, On
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +91,31 @@ def test_a_prompt_asked_several_times_is_read_once(model) -> None:
     decoder.add([again])
     finished(decoder)
     assert again.tokens == rows[3].tokens
+
+
+def test_one_prompt_asked_of_two_adapters_in_turns_is_answered_by_each(model) -> None:
+    """Two browsers ask the same of the same models: their rows come as A, B, A, B, and A's prompt is read once for both of its."""
+    import torch
+
+    torch.manual_seed(0)
+    name = "model.layers.20.mlp.down_proj"
+    linear = model.model.get_submodule(name)
+    ones = [
+        On(Adapter(Path(), str(n), {name: (torch.randn(linear.in_features, 4), torch.randn(4, linear.out_features))}))
+        for n in (0, 1)
+    ]
+    ids, how = ids_of(model, "Name a colour."), SamplingSettings(8, 0)
+
+    def answers(*order: On) -> list[list[int]]:
+        decoder = Decoder(model.model, model.tokenizer)
+        rows = [Row(ids, how, 0, on) for on in order]
+        decoder.add(rows)
+        finished(decoder)
+        return [row.tokens for row in rows]
+
+    a, b = answers(ones[0])[0], answers(ones[1])[0]
+    assert len(a) > 2 and len(b) > 2 and a != b
+    assert answers(ones[0], ones[1], ones[0], ones[1]) == [a, b, a, b]
 
 
 def test_an_answer_ends_at_the_end_of_the_context(model) -> None:
