@@ -54,7 +54,7 @@ class Drawn:
 
 @dataclass
 class Counts:
-    """What the decoder has done. ``mixed``: steps whose batch held rows of several adapters (the base counts as one)."""
+    """What the decoder has done. ``steps``: forward passes; ``mixed``: those with rows of several adapters (the base is one)."""
 
     steps: int = 0
     tokens: int = 0
@@ -199,16 +199,16 @@ class Decoder:
         rows = self.rows[: len(self.newest)]  # those whose prompt is still being read come after them
         self.attention = torch.cat([self.attention, self.attention.new_ones((len(rows), 1))], 1)
         logits = self._forward(self.newest.unsqueeze(1), self.attention, self.cache, [row.on for row in rows])
-        counts, adapters = self.counts, len({row.on.adapter for row in rows})
-        counts.steps += 1
-        counts.mixed += adapters > 1
-        counts.most_rows, counts.most_adapters = max(counts.most_rows, len(rows)), max(counts.most_adapters, adapters)
         self.newest, events = self._draw(rows, logits)
         self._leave([row for row in rows if row.finish])
         return events
 
     def _forward(self, ids: torch.Tensor, attention: torch.Tensor, cache: Any, on: Sequence[On]) -> torch.Tensor:
         """Logits [rows, vocabulary] after the last column of ``ids`` [rows, columns]."""
+        counts, adapters = self.counts, len({one.adapter for one in on})
+        counts.steps += 1
+        counts.mixed += adapters > 1
+        counts.most_rows, counts.most_adapters = max(counts.most_rows, len(on)), max(counts.most_adapters, adapters)
         where = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with switched_on(self.model, on), threads_for(ids.numel() * self.largest, ids.device):
             return self.model(

@@ -123,7 +123,7 @@ def test_two_sessions_four_adapters_with_cancels_and_exceptions(engine: tuple[En
     trouble.handle.remove()
 
     state = own.state()
-    assert state["mixed"] > ROUNDS and state["most_adapters"] >= 4, state
+    assert state["mixed"] >= 20 and state["most_adapters"] >= 4, state
     assert trouble.raised >= 4 and own.failures == trouble.raised and said["ended by an exception"]
     assert said["left"] >= 8
     assert all(said[word] >= ROUNDS for word in WORDS), said

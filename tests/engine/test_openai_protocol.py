@@ -239,7 +239,9 @@ def test_beyond_its_queue_it_says_so_and_leaving_frees_the_places(served: Engine
 
 
 def test_leaving_a_whole_answer_frees_its_place_while_tokens_come(served: Engine) -> None:
-    body = {"model": "base", "messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 4000, "n": 4}
+    served.client().chat.completions.create(model="base", messages=ASK, max_tokens=1)  # the model is there now
+    # so hot that hardly any of them ends by itself
+    body = {"model": "base", "messages": ASK, "max_tokens": 4000, "n": 8, "temperature": 3, "seed": 0}
     with pytest.raises(httpx2.TimeoutException):
         httpx2.post(f"{served.url}/chat/completions", json=body, headers={"Authorization": f"Bearer {served.token}"}, timeout=3)
     end, health = time.monotonic() + 5, served.url.removesuffix("/v1") + "/health"
