@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.send_json(429, {"error": {"message": "All places are taken."}}, {"Retry-After": "0.3"})
         n = int(body.get("n") or 1)
         words = [f"{name} ", f"saw {len(body['messages'])} ", f"seed {body.get('seed')} "] + ["more "] * (
-            20 if name == "slow" else 1
+            20 if name.endswith("slow") else 1
         )
         if SLOW:
             words = [f"{word} " for word in f"{PROSE} {PROSE}".split()]
