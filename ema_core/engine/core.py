@@ -219,16 +219,16 @@ class Engine:
 
         Loading adapters takes a while: between two of them the batch goes on.
         """
+        for gone in [question for question in self._pending if question.cancelled]:
+            self._pending.remove(gone)
+            self._left(gone.n)
         clock = time.monotonic()
         while self._pending and time.monotonic() - clock < BEGINNING_SECONDS:
-            question = self._pending[0]
-            loaded = self.shelf.loaded
-            if self._decoder and self._decoder.busy and loaded and loaded.id != question.target.model:
-                return
-            self._pending.popleft()
-            if question.cancelled:
-                self._left(question.n)
-                continue
+            if self.shelf.loaded is not None and self.shelf.loaded.id != self._pending[0].target.model:
+                if self._decoder and self._decoder.busy:
+                    return
+                self._forget_model()  # all that holds it, before another one takes its memory
+            question = self._pending.popleft()
             try:
                 self._begin_one(question)
             except EmaError as error:

@@ -58,7 +58,11 @@ class Shelf:
         if self.loaded is None or self.loaded.id != wanted:
             self.unload()
             self.loaded = self._loader(wanted)
-            self._base = self._logits([On()])[0]
+            try:
+                self._base = self._logits([On()])[0]
+            except BaseException:
+                self.unload()  # a model without its own fingerprint proves nothing
+                raise
         return self.loaded
 
     def unload(self) -> None:

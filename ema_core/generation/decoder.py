@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 1024
 """Prompt tokens (padding included) that one step reads at most, so that a long prompt does not hold up the others."""
+COLDEST = 1e-6
+"""Below it the likeliest token is taken: logits divided by less overflow."""
 SPARE_COLUMNS = 64
 """Columns of the cache that no row needs any more before they are cut off: cutting copies the cache."""
 
@@ -297,7 +299,7 @@ def choose(logits: torch.Tensor, generators: Sequence[Any], how: Sequence[Sampli
     import torch
 
     chosen = logits.argmax(-1)
-    drawn = [place for place, one in enumerate(how) if one.temperature > 0]
+    drawn = [place for place, one in enumerate(how) if one.temperature >= COLDEST]
     if not drawn:
         return chosen
     temperature = torch.tensor([how[place].temperature for place in drawn], device=logits.device).unsqueeze(1)

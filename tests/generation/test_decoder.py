@@ -143,6 +143,13 @@ def test_tokens_are_drawn_with_the_models_probabilities() -> None:
         assert ((share - p).abs() <= 5 * (p * (1 - p) / n).sqrt() + 1e-9).all(), (how, share, p)
 
 
+def test_a_temperature_next_to_nothing_takes_the_likeliest_token() -> None:
+    import torch
+
+    for temperature in (0.0, 1e-46, 1e-40, 1e-7):
+        assert choose(torch.tensor([[1.0, 2.0, 30.0]]), [torch.Generator()], [SamplingSettings(1, temperature)]).tolist() == [2]
+
+
 def test_text_comes_in_whole_characters_and_stops_at_stop_strings(model) -> None:
     text = "Größe: 🏳️‍🌈 naïve 日本語 — end of it. And more"
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
