@@ -70,7 +70,10 @@ def names() -> Iterator[tuple[str, float]]:
         if entry.ready and entry.id != EMBEDDED:
             yield f"{BASE_MODEL}:{entry.id}", 0.0
     for run_id in reversed(run_ids()):
-        run = RunDirectory.open(run_id)
+        try:
+            run = RunDirectory.open(run_id)
+        except EmaError:
+            continue  # deleted since the ids were read
         created = run.state().created
         if (run.adapter / adapters.WEIGHTS).exists():
             yield run_id, created

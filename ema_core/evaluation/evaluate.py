@@ -194,7 +194,7 @@ def _together(todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None
     sampled = [item for item in todo if item.spec.samples]
     for how, same in groupby(sorted(sampled, key=lambda item: repr(item.how)), key=lambda item: item.how):
         for part in _few_adapters(list(same)):
-            who = {item.name: _on(item, loaded) for item in part} if sampler is None else {}
+            who = {item.name: _on(item, loaded, records[item.target]["adapter_hash"]) for item in part} if sampler is None else {}
             _sample(part, how, sampler or LocalSampler(loaded.model, loaded.tokenizer, who), share)
     for item in todo:
         if item.judge:
@@ -217,8 +217,9 @@ def _by_state(todo: Sequence[Item]) -> Iterator[tuple[tuple[Path, float], Iterat
     return ((state, (one[2] for one in group)) for state, group in groupby(ordered, key=lambda one: one[:2]))
 
 
-def _on(item: Item, loaded: LoadedModel) -> On:
-    return On() if item.adapter is None else On(load_adapter(item.adapter, loaded.model), item.spec.scale)
+def _on(item: Item, loaded: LoadedModel, recorded: str | None) -> On:
+    """The adapter that the record names: one that was changed since is refused."""
+    return On() if item.adapter is None else On(load_adapter(item.adapter, loaded.model, recorded), item.spec.scale)
 
 
 def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:

@@ -115,14 +115,22 @@ def on_to_samples_and_compare(page, browser, app: App, runs: list[str]) -> None:
     samples = opened.value
     total = samples.locator(".st-key-answer-total")
     total.get_by_text("3 answers").wait_for(timeout=WAIT)
+    first = samples.url
     samples.locator(".st-key-answer-next button").click()
     samples.locator(".st-key-answer-walk").get_by_text("2 of 3", exact=True).wait_for(timeout=WAIT)
-    said = samples.locator(".st-key-answer-card").inner_text()
-    assert "Kept as" in said and "<img src=http://evil.example/x.png>" in said
-    shoot(samples, "samples-kept")
+    until(lambda: samples.url != first, 30, "the address did not follow to the next answer")
     other = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
     other.goto(samples.url)
-    until(lambda: other.locator(".st-key-answer-card").count() and other.locator(".st-key-answer-card").inner_text() == said, 60)
+    other.locator(".st-key-answer-card").wait_for(timeout=WAIT)
+    until(  # both pages may still be drawing: the old card stays until the new one has come
+        lambda: other.locator(".st-key-answer-card").inner_text() == samples.locator(".st-key-answer-card").inner_text(),
+        60,
+        "the link shows another answer",
+    )
+    other.locator(".st-key-answer-walk").get_by_text("2 of 3", exact=True).wait_for(timeout=WAIT)
+    said = other.locator(".st-key-answer-card").inner_text()
+    assert "Kept as" in said and "<img src=http://evil.example/x.png>" in said
+    shoot(samples, "samples-kept")
 
     spec = EvalSpec(suite="general", samples=1, max_tokens=12).model_dump(mode="json")
     job = queue.enqueue("evaluate", {"runs": runs, "specs": [spec], "curve": False})
