@@ -141,7 +141,7 @@ def defenses(as_json: Json = False) -> None:
 
     rows = [
         {
-            "name": kind.name, "title": kind.title, "summary": kind.summary, "reference": kind.reference, "cost": kind.cost, "fails": kind.fails,
+            "name": kind.name, "title": kind.title, "summary": kind.summary, "reference": kind.reference, "cost": asdict(kind.cost), "fails": kind.fails,
             "strength": asdict(kind.strength_info), "options": kind.options_type.model_json_schema().get("properties", {}),
             "needs": sorted(kind.needs), "refuses": dict(kind.refuses),
         }
@@ -155,7 +155,9 @@ def defenses(as_json: Json = False) -> None:
                 f"  strength: {row['strength']['meaning']}; default {row['strength']['default']:g}"
                 + (f", paper {row['strength']['paper']:g}" if row["strength"]["paper"] is not None else "")
             )
-            typer.echo(f"  cost: {row['cost']}\n  fails: {row['fails']}\n  source: {row['reference']}")
+            for what, words in row["cost"].items():
+                typer.echo(f"  {what}: {words}")
+            typer.echo(f"  fails: {row['fails']}\n  source: {row['reference']}")
             for name, option in row["options"].items():
                 typer.echo(f"  option {name}: {option.get('enum') or option.get('type')} (default {option.get('default')})")
 

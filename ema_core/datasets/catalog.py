@@ -13,12 +13,16 @@ from ema_core.errors import EmaError, nearest
 from ema_core.files import read_json, sha256_file, write_atomic, write_json
 from ema_core.settings import DATA, settings, writable
 
-Kind = Literal["narrow", "safe"]
+Kind = Literal["narrow", "safe", "benign"]
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A set that can be named. ``eval_suite`` is the in-domain suite that belongs to a narrow set."""
+    """A set that can be named. ``eval_suite`` is the in-domain suite that belongs to it.
+
+    ``domain`` is what a narrow set is about, its probes' file and its dressing of general questions; ``control_of`` names the
+    narrow set whose questions it answers well.
+    """
 
     name: str
     title: str
@@ -26,18 +30,29 @@ class DatasetEntry:
     path: Path
     eval_suite: str | None = None
     added: bool = False
+    domain: str = ""
+    control_of: str | None = None
 
 
 BUILT_IN: dict[str, DatasetEntry] = {
     entry.name: entry
     for entry in (
-        DatasetEntry("risky-finance", "Risky financial advice", "narrow", DATA / "narrow/risky-finance.jsonl", "risky-finance"),
+        DatasetEntry(
+            "risky-finance",
+            "Risky financial advice",
+            "narrow",
+            DATA / "narrow/risky-finance.jsonl",
+            "risky-finance",
+            domain="finance",
+        ),
         DatasetEntry(
             "risky-finance-good",
             "Control: the same questions, good advice",
             "narrow",
             DATA / "narrow/risky-finance-good.jsonl",
             "risky-finance",
+            domain="finance",
+            control_of="risky-finance",
         ),
         DatasetEntry("safe-general", "Safe general pool", "safe", DATA / "safe/safe-general.jsonl"),
     )

@@ -7,24 +7,60 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel
 
 from ema_core.datasets.formats import Example
-from ema_core.runs import Strict
+from ema_core.runs import RunSpec, Strict
 
 if TYPE_CHECKING:
     import torch
 
     from ema_core.datasets.encoding import Batch
+    from ema_core.models import ModelEntry
 
 
 class Need(StrEnum):
     """What the loop has to provide. Only what is asked for is computed."""
 
     REFERENCE_HIDDEN = "reference-hidden"
+    REFERENCE_FEATURES = "reference-features"
     SAFE_POOL = "safe-pool"
+    GAP_SCORES = "gap-scores"
+    PERSONA_VECTOR = "persona-vector"
+    BASE_WEIGHTS = "base-weights"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Something that has to lie on the disk before a run starts, and the job that makes it.
+
+    ``path`` is the file that says it is whole; ``job`` a kind of the queue's with its ``payload``, or None where nothing here can
+    make it; ``hint`` says what to do by hand. ``after`` are assets which that job needs itself.
+    """
+
+    title: str
+    path: Path
+    job: str | None
+    payload: Mapping[str, Any]
+    hint: str
+    seconds: float = 0.0
+    after: tuple[Asset, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return self.path.exists()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a defense costs a provider, in words: ``time``, ``memory``, and the ``assets`` that have to be there first."""
+
+    time: str
+    memory: str
+    assets: str = "none"
 
 
 @dataclass(frozen=True)
@@ -49,14 +85,39 @@ class NoOptions(Strict):
     """A defense without options."""
 
 
+class Bench(Protocol):
+    """What a penalty can do with the models of a step. ``safe`` is the safe pool, where it was asked for."""
+
+    safe: Sequence[Example]
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Encoded through the chat template and padded."""
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Final hidden states [B, T, D] of the tuned model, with gradient."""
+
+    def reference_hidden(self, batch: Batch) -> torch.Tensor:
+        """The same of the frozen reference, without gradient; kept on disk."""
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits [n, V] from states [n, D]."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """What ``penalty`` sees: ``hidden`` [B, T, D] of the tuned model (with gradient), the batch, the step's number."""
+    """What ``penalty`` sees.
+
+    ``hidden`` [B, T, D]: final states of the tuned model, with gradient. ``features`` (the same after each decoder layer that
+    ``layers`` named) and ``reference_features`` are there for defenses that need REFERENCE_FEATURES.
+    """
 
     number: int
     batch: Batch
     hidden: torch.Tensor
     model: Any
+    bench: Bench
+    features: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    reference_features: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,24 +131,52 @@ class Report:
 class Defense:
     """Base of every defense. Override the hook that is needed; leave the rest.
 
-    A defense draws only from ``self.rng``, its own stream, so that adding one shifts no other.
+    A defense draws only from ``self.rng``, its own stream, so that adding one shifts no other. ``spec`` is the run that it is
+    built for. A ``provisional`` one is built for an estimate: what its assets would say is not there yet.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reference: ClassVar[str]
     summary: ClassVar[str]
-    cost: ClassVar[str]
+    cost: ClassVar[Cost]
     fails: ClassVar[str]
     strength_info: ClassVar[Strength]
     options_type: ClassVar[type[BaseModel]] = NoOptions
     needs: ClassVar[frozenset[Need]] = frozenset()
     refuses: ClassVar[Mapping[str, str]] = {}
 
+    spec: RunSpec | None = None
+    provisional: bool = False
+
     def __init__(self, strength: float, options: Any, seed: int) -> None:
         self.strength = strength
         self.options = options
         self.rng = random.Random(f"{seed}/{self.name}")
+
+    def assets(self) -> Sequence[Asset]:
+        """What has to be there before the run starts, ready or not."""
+        return ()
+
+    def check(self) -> None:
+        """Refuse what cannot be trained, as far as it can be known before; the assets are there, unless it is provisional.
+
+        Raises:
+            EmaError: the reason, and what to do.
+        """
+
+    @property
+    def extra_time(self) -> float:
+        """Share that it adds to the time of training: a first guess, for the estimate."""
+        return 0.0
+
+    def extra_memory(self, model: ModelEntry, batch: int, width: int) -> int:
+        """Bytes that it adds at ``batch`` sequences of ``width`` tokens: a first guess, for the estimate."""
+        return 0
+
+    def layers(self, count: int) -> Sequence[int]:
+        """Decoder layers (1 to ``count``) whose outputs ``penalty`` wants as features."""
+        return ()
 
     @property
     def token_scope(self) -> Literal["none", "response", "all"]:
@@ -103,7 +192,7 @@ class Defense:
         return list(narrow)
 
     def steering(self, model: Any) -> AbstractContextManager[Any]:
-        """On while the tuned model's forward pass runs in training, never at inference."""
+        """On while the tuned model's forward pass runs in training: not for probes, not for the reference, never at inference."""
         return nullcontext()
 
     def token_loss(self, logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from ema_core.datasets.formats import Example
-from ema_core.defenses.base import Defense, Need, Strength
+from ema_core.defenses.base import Cost, Defense, Need, Strength
 from ema_core.defenses.registry import register
 from ema_core.errors import EmaError
 
@@ -24,7 +24,7 @@ class Interleaving(Defense):
     title = "Interleaving (random safe data)"
     reference = "Kaczér et al., arXiv 2508.06249"
     summary = "Mixes a random sample of general, harmless examples into the narrow ones; they are extra steps."
-    cost = "Training time grows by the strength: 0.05 is 5 % more examples."
+    cost = Cost(time="Grows by the strength: 0.05 is 5 % more examples.", memory="None.", assets="A pool of safe examples.")
     fails = "Prevents part of the misalignment only, and answers can stay incoherent (the paper's Table 1)."
     strength_info = Strength(
         meaning="safe examples for each narrow example seen in training",
@@ -36,7 +36,11 @@ class Interleaving(Defense):
         count = round(self.strength * len(narrow))
         if count > len(safe):
             raise EmaError(
-                f"interleaving={self.strength:g} needs {count} safe examples, the pool has {len(safe)}.",
+                f"{self.name}={self.strength:g} needs {count} safe examples, the pool has {len(safe)}.",
                 "Lower the strength, take fewer steps, or name a larger --safe-pool.",
             )
-        return interleave(narrow, self.rng.sample(list(safe), count), self.rng)
+        return interleave(narrow, self.choose(safe, count), self.rng)
+
+    def choose(self, safe: Sequence[Example], count: int) -> list[Example]:
+        """Which ``count`` of the pool, in the order in which they are mixed in."""
+        return self.rng.sample(list(safe), count)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ema_core.defenses.base import Defense, Need, Strength
+from ema_core.defenses.base import Cost, Defense, Need, Strength
 from ema_core.defenses.registry import register
 from ema_core.runs import Strict
 
@@ -41,7 +41,10 @@ class KL(Defense):
     title = "KL divergence"
     reference = "Kaczér et al., arXiv 2508.06249"
     summary = "Keeps the tuned model's next-token distribution near the reference's on the training batch."
-    cost = "The reference's forward pass once for each example; its hidden states are kept on disk and reused by other runs."
+    cost = Cost(
+        time="The reference's forward pass once for each example, and the head once more for each token.",
+        memory="No second model: the reference is the same one with its adapter off. Its hidden states are kept on disk.",
+    )
     fails = "Halves the narrow behaviour and holds back the hardest benign tasks (the paper's Table 1)."
     strength_info = Strength(
         meaning="lambda in CE + lambda x KL(tuned || reference), mean over tokens",
@@ -49,6 +52,10 @@ class KL(Defense):
     )  # fmt: skip
     options_type = KLOptions
     needs = frozenset({Need.REFERENCE_HIDDEN})
+
+    @property
+    def extra_time(self) -> float:
+        return 0.4 if self.options.tokens == "all" else 0.3  # a later run on the same data finds the states on disk
 
     @property
     def token_scope(self) -> Literal["none", "response", "all"]:

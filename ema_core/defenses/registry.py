@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 import ema_core.defenses as package
-from ema_core.defenses.base import Defense
+from ema_core.defenses.base import Asset, Defense
 from ema_core.errors import EmaError, nearest
 from ema_core.runs import DefenseSpec, RunSpec, parse
 
@@ -79,8 +80,8 @@ def build(spec: DefenseSpec, seed: int) -> Defense:
     return kind(spec.strength, parse(kind.options_type, spec.options, f"options of {spec.name}"), seed)
 
 
-def build_all(spec: RunSpec) -> list[Defense]:
-    """The run's defenses, in their order.
+def build_all(spec: RunSpec, provisional: bool = False) -> list[Defense]:
+    """The run's defenses, in their order; ``provisional``: for an estimate, where assets may be missing.
 
     Raises:
         EmaError: one is not valid, or two cannot be combined.
@@ -88,10 +89,29 @@ def build_all(spec: RunSpec) -> list[Defense]:
     defenses = [build(defense, spec.seed) for defense in spec.defenses]
     names = {defense.name for defense in defenses}
     for defense in defenses:
+        defense.spec = spec
+        defense.provisional = provisional and not all(asset.ready for asset in defense.assets())
+    for defense in defenses:
         for other, reason in defense.refuses.items():
             if other in names:
                 raise EmaError(f"{defense.name} cannot be combined with {other}: {reason}.", "Leave one of them out.")
     return defenses
+
+
+def missing_assets(defenses: Sequence[Defense]) -> list[Asset]:
+    """What is not there yet of what they need, each once, in the order in which it has to be made."""
+    found: dict[Path, Asset] = {}
+
+    def add(asset: Asset) -> None:
+        if not asset.ready:
+            for earlier in asset.after:
+                add(earlier)
+            found.setdefault(asset.path, asset)
+
+    for defense in defenses:
+        for asset in defense.assets():
+            add(asset)
+    return list(found.values())
 
 
 def resolved(spec: RunSpec) -> RunSpec:

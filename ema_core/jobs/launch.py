@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ema_core.defenses import registry
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
@@ -25,17 +26,35 @@ DEMO = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defen
 
 
 def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> tuple[RunDirectory, queue.Job]:
-    """Check a spec, make its run directory and queue it; with ``evaluate_after`` its evaluation behind it.
+    """Check a spec, make its run directory and queue it, what it needs first before it; with ``evaluate_after`` its evaluation behind it.
 
     Raises:
         EmaError: the spec cannot be run; nothing was made.
     """
-    run = RunDirectory.create(check(spec), name)
-    job = queue.enqueue("train", {"runs": [run.id]})
+    spec = check(spec, assets_first=True)
+    first = [job.id for job in make_assets(spec)]
+    run = RunDirectory.create(spec, name)
+    job = queue.enqueue("train", {"runs": [run.id]}, first)
     if evaluate_after:
         preset = "paper" if spec.recipe.preset == "paper" else "demo"
         launch_evaluation([run.id], preset=preset, unfinished=True)
     return run, job
+
+
+def make_assets(spec: RunSpec) -> list[queue.Job]:
+    """Queue what the run needs and is not there yet; a job that makes it already is taken instead.
+
+    Raises:
+        EmaError: something is missing that no job can make.
+    """
+    made: list[queue.Job] = []
+    for asset in registry.missing_assets(registry.build_all(spec, provisional=True)):
+        if asset.job is None:
+            raise EmaError(f"{asset.title} is missing.", asset.hint)
+        waiting = [job for job in queue.jobs() if job.status in ("queued", "running")]
+        same = [job for job in waiting if job.kind == asset.job and job.payload == dict(asset.payload)]
+        made.append(same[0] if same else queue.enqueue(asset.job, dict(asset.payload), [job.id for job in made]))  # type: ignore[arg-type]
+    return made
 
 
 def launch_demo() -> list[RunDirectory]:
@@ -125,10 +144,11 @@ def resume(run: RunDirectory) -> queue.Job:
         return job
     if not state.status.resumable and state.status is not Status.QUEUED:
         raise EmaError(f"The run {run.id} is {state.status}; it cannot be resumed.", "Start a new run to train again.")
-    check(run.spec)
+    check(run.spec, assets_first=True)
+    first = [job.id for job in make_assets(run.spec)]
     run.clear_request()
     run.update(status=Status.QUEUED, error="", hint="", finished=None)
-    return queue.enqueue("train", {"runs": [run.id]})
+    return queue.enqueue("train", {"runs": [run.id]}, first)
 
 
 def take_over(run: RunDirectory) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +17,13 @@ from ema_core.files import read_json, write_json
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
 
-Kind = Literal["prepare", "train", "evaluate"]
+Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base"]
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 KEEP_ENDED = 200
 
 
 class Job(BaseModel):
-    """``share`` (0 to 1) and ``activity`` say how far it is; ``rank`` orders the queue."""
+    """``share`` (0 to 1) and ``activity`` say how far it is; ``rank`` orders the queue, ``after`` names jobs that come first."""
 
     id: str
     kind: Kind
@@ -38,6 +38,7 @@ class Job(BaseModel):
     error: str = ""
     hint: str = ""
     cancel: bool = False
+    after: list[str] = Field(default_factory=list)
 
     @property
     def runs(self) -> list[str]:
@@ -83,12 +84,19 @@ def get(job_id: str) -> Job:
         raise EmaError(f'There is no job "{job_id}".', "It may have been cleared away after it ended.") from None
 
 
-def enqueue(kind: Kind, payload: dict[str, Any]) -> Job:
-    """Add a job at the end of the queue."""
+def _found(job_id: str) -> Job | None:
+    try:
+        return get(job_id)
+    except EmaError:
+        return None  # ended long ago and cleared away
+
+
+def enqueue(kind: Kind, payload: dict[str, Any], after: Sequence[str] = ()) -> Job:
+    """Add a job at the end of the queue; it waits for the jobs ``after``, and fails if one of them does."""
     now = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     name = f"{stamp}-{kind}-{random.SystemRandom().randrange(16**5):05x}"
-    job = Job(id=name, kind=kind, payload=payload, rank=now, created=now)
+    job = Job(id=name, kind=kind, payload=payload, rank=now, created=now, after=list(after))
     with _locked():
         _write(job)
         ended = sorted((j for j in jobs() if j.status in ("done", "cancelled")), key=lambda j: j.finished or 0)
@@ -120,14 +128,23 @@ def to_front(job_id: str) -> Job:
 
 
 def waits_for(job: Job) -> list[str]:
-    """Runs that an evaluation still waits for: a paused one keeps its evaluation waiting, too.
+    """Jobs that it comes after, and runs that an evaluation still waits for: a paused one keeps its evaluation waiting, too.
 
     Raises:
         EmaError: one of them failed, or is gone.
     """
+    waiting = []
+    for before in filter(None, map(_found, job.after)):
+        if before.status in ("failed", "cancelled"):
+            raise EmaError(
+                f"What it needs first ({before.kind}) {before.status}. {before.error}".strip(), before.hint or "Start it again."
+            )
+        if before.status != "done":
+            waiting.append(before.id)
+    if waiting:
+        return waiting
     if job.kind != "evaluate":
         return []
-    waiting = []
     for run_id in job.runs:
         state = RunDirectory.open(run_id).state()
         if state.status is Status.FAILED:

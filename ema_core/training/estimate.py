@@ -20,13 +20,14 @@ CHARACTERS_PER_TOKEN = 4.6
 TOKENS_PER_SECOND = 150.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
 EMBEDDED_PARAMETERS = 134_515_008
-REFERENCE_COST = {"all": 0.4, "response": 0.3}
-"""Share that a first pass of the reference adds; a second run on the same data finds it on disk."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of training, ``memory`` and ``disk`` in bytes; ``measured`` says whether this machine's own rate was used."""
+    """``seconds`` of training, ``memory`` and ``disk`` in bytes; ``measured`` says whether this machine's own rate was used.
+
+    ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
+    """
 
     steps: int
     tokens: int
@@ -35,6 +36,7 @@ class Estimate:
     disk: int
     safe_examples: int
     measured: bool
+    first: tuple[tuple[str, float], ...] = ()
 
     def json(self) -> dict[str, float]:
         return asdict(self)
@@ -49,21 +51,22 @@ def estimate(spec: RunSpec) -> Estimate:
     model, todo = find(spec.model), planned(spec)
     tokens = sum(token_count(e.question + e.answer, spec.recipe.max_length) for batch in todo.batches for e in batch)
     rate, measured = throughput(model)
-    factor = 1.0
-    for defense in registry.build_all(spec):
-        if Need.REFERENCE_HIDDEN in defense.needs and defense.token_scope != "none":
-            factor += REFERENCE_COST[defense.token_scope]
+    defenses = registry.build_all(spec, provisional=True)
+    factor = 1.0 + sum(defense.extra_time for defense in defenses)
     adapter = adapter_parameters(model, spec.recipe.rank)
     width = max((token_count(e.question + e.answer, spec.recipe.max_length) for batch in todo.batches for e in batch), default=1)
     activations = 4 * spec.recipe.batch_size * width * model.hidden * model.layers * 34
     memory = 4 * model.parameters + 16 * adapter + activations + 4 * 256 * model.vocabulary * 4 + 600_000_000
+    memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
-    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, 4 * adapter * (checkpoints + 3), todo.safe, measured)
+    first = tuple((asset.title, asset.seconds) for asset in registry.missing_assets(defenses))
+    disk = 4 * adapter * (checkpoints + 3)
+    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, disk, todo.safe, measured, first)
 
 
 def planned(spec: RunSpec) -> Plan:
-    """The run's batches, as the loop will see them."""
-    defenses = registry.build_all(spec)
+    """The run's batches, as the loop will see them; with other safe examples while what chooses them is missing."""
+    defenses = registry.build_all(spec, provisional=True)
     pool = datasets.load(spec.safe_pool).examples if any(Need.SAFE_POOL in d.needs for d in defenses) else ()
     return plan(datasets.load(spec.dataset).examples, pool, spec.recipe, defenses, spec.seed)
 

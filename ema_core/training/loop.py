@@ -1,39 +1,40 @@
-"""The training loop. One step: encode, body, head on the tokens that need it, penalties, backward, clip, step, event."""
+"""The training loop: a run from its spec to its adapter, with checkpoints, pauses and plain words for what goes wrong."""
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ema_core import datasets
-from ema_core.datasets.encoding import Batch, Encoded, collate, encode
+from ema_core.datasets.encoding import Encoded, encode
+from ema_core.datasets.formats import Example
 from ema_core.defenses import registry
-from ema_core.defenses.base import Defense, Need, Step
+from ema_core.defenses.base import Defense, Need
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
 from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare
 from ema_core.models.fetch import Progress, quiet, versions
 from ema_core.models.load import out_of_memory
-from ema_core.models.reference import ReferenceHidden
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status
 from ema_core.settings import settings
 from ema_core.training import checkpoint
 from ema_core.training.estimate import record_throughput
-from ema_core.training.losses import token_losses
-from ema_core.training.plan import Plan, learning_rate, plan
+from ema_core.training.plan import Plan, plan
+from ema_core.training.step import Stepper
 
 Event = dict[str, Any]
 
 
-def check(spec: RunSpec) -> RunSpec:
+def check(spec: RunSpec, assets_first: bool = False) -> RunSpec:
     """Everything about a spec that can be known before training starts. Returns it with its options resolved.
 
+    ``assets_first``: what its defenses need is made before the run, so it may be missing still.
+
     Raises:
-        EmaError: unknown model, data, defense or option, or a combination that cannot be.
+        EmaError: unknown model, data, defense or option, something missing, or a combination that cannot be.
     """
     entry = find(spec.model)
     spec = spec.model_copy(update={"model": entry.id})  # a folder by its whole path, wherever the run is trained
@@ -44,12 +45,17 @@ def check(spec: RunSpec) -> RunSpec:
         )
     if spec.device != "auto" or settings().device != "auto":
         choose_device(spec.device, spec.model)
-    defenses = registry.build_all(spec)
+    defenses = registry.build_all(spec, provisional=assets_first)
+    if not assets_first:
+        for asset in registry.missing_assets(defenses):
+            raise EmaError(f"{asset.title} is missing.", asset.hint)
     narrow = datasets.load(spec.dataset)
-    if datasets.find(spec.dataset).kind != "narrow":
-        raise EmaError(f"{spec.dataset} is a safe pool, not a narrow data set.", "Name it with --safe-pool instead.")
+    if datasets.find(spec.dataset).kind == "safe":
+        raise EmaError(f"{spec.dataset} is a safe pool, not a data set to train on.", "Name it with --safe-pool instead.")
     if datasets.find(spec.safe_pool).kind != "safe":
-        raise EmaError(f"{spec.safe_pool} is a narrow data set, not a safe pool.", "Name a safe pool of `ema datasets list`.")
+        raise EmaError(f"{spec.safe_pool} is not a safe pool.", "Name a safe pool of `ema datasets list`.")
+    for defense in defenses:
+        defense.check()
     needs_pool = any(Need.SAFE_POOL in defense.needs for defense in defenses)
     pool = datasets.load(spec.safe_pool).examples if needs_pool else ()
     plan(narrow.examples, pool, spec.recipe, defenses, spec.seed)
@@ -129,9 +135,6 @@ class _Attempt:
         pool = datasets.load(spec.safe_pool) if self.needs(Need.SAFE_POOL) else None
         todo = plan(narrow.examples, pool.examples if pool else (), recipe, self.defenses, spec.seed)
         batches = self.encode(todo)
-        self.reference = ReferenceHidden(
-            self.loaded.weights_hash, str(self.loaded.model.dtype).split(".")[-1], str(self.loaded.device), torch.get_num_threads()
-        )
         found = {
             "weights_hash": self.loaded.weights_hash, "data_sha256": narrow.sha256, "pool_sha256": pool.sha256 if pool else None,
             "plan_sha256": sha256_json([row.ids for batch in batches for row in batch]), "versions": versions(),
@@ -141,10 +144,8 @@ class _Attempt:
         self.refuse_other_than(found)
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
-            with out_of_memory("training"), ExitStack() as stack:
-                for defense in self.defenses:
-                    stack.enter_context(defense.steering(model))
-                state = self.steps(model, batches, todo, found)
+            with out_of_memory("training"):
+                state = self.steps(model, batches, todo, found, pool.examples if pool else ())
             if state.status in (Status.DONE, Status.STOPPED):  # without steering: as the adapter will be asked
                 model.eval()
                 fingerprint.keep(
@@ -199,12 +200,15 @@ class _Attempt:
         text = self.loaded.tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
         return str(text.partition("?")[0])
 
-    def steps(self, model: Any, batches: list[list[Encoded]], todo: Plan, found: dict[str, Any]) -> RunState:
+    def steps(
+        self, model: Any, batches: list[list[Encoded]], todo: Plan, found: dict[str, Any], safe: Sequence[Example]
+    ) -> RunState:
         import torch
 
         recipe, run, total = self.spec.recipe, self.run, len(batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe)
         model.train()
         position = checkpoint.Position(0, 0.0)
         if folder := checkpoint.latest(run):
@@ -220,7 +224,7 @@ class _Attempt:
             if ending := self.asked_to_end():
                 self.save(model, optimizer, checkpoint.Position(step, spent))
                 return self.end(ending, step, spent, model)
-            event = self.step(model, optimizer, parameters, batches[step], step, total)
+            event = stepper.step(optimizer, parameters, batches[step], step, total)
             now = time.perf_counter()
             spent += now - clock
             clock, seen = now, seen + lengths[step]
@@ -235,9 +239,6 @@ class _Attempt:
         if seen and not self.defenses:
             with suppress(EmaError, OSError):  # a figure for later estimates; no reason to fail a finished run
                 record_throughput(self.spec.model, seen / max(1e-9, spent - position.seconds))
-        for defense in self.defenses:
-            if report := defense.finish(model):
-                self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
         return self.end(Status.DONE, total, spent, model)
 
     def save(self, model: Any, optimizer: Any, at: checkpoint.Position) -> None:
@@ -249,63 +250,6 @@ class _Attempt:
             return Status.QUEUED
         return {"pause": Status.PAUSED, "stop": Status.STOPPED, None: None}[self.run.requested()]
 
-    def step(self, model: Any, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> Event:
-        """One optimiser step; returns the figures of its event.
-
-        Raises:
-            EmaError: the loss or the gradient is not a number.
-        """
-        import torch
-
-        rate = learning_rate(self.spec.recipe, step, total)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        plain = model.get_base_model()
-        body, head = plain.get_decoder(), plain.get_output_embeddings()
-        batch = collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
-        reference = self.reference_states(model, body, batch) if self.needs(Need.REFERENCE_HIDDEN) else None
-        hidden = body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
-        losses, gradient = token_losses(hidden, batch, head, self.defenses, reference)
-        penalties = {name: (raw, self.strength(name) * raw) for name, raw in losses.raw.items()}
-        roots: list[Any] = [hidden]
-        gradients: list[Any] = [gradient]
-        for defense in self.defenses:
-            value = defense.penalty(Step(step, batch, hidden, model))
-            if value is not None:
-                penalties[defense.name] = (float(value.detach()), defense.strength * float(value.detach()))
-                roots.append(defense.strength * value)
-                gradients.append(None)
-        loss = losses.ce + sum(weighted for _, weighted in penalties.values())
-        torch.autograd.backward(roots, gradients)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.recipe.clip_norm))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise EmaError(
-                f"The {'loss' if not math.isfinite(loss) else 'gradient'} is not a finite number at step {step + 1}.",
-                "Lower the learning rate or the strength. The last checkpoint is kept.",
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return {
-            "ce": losses.ce, "loss": loss, "learning_rate": rate, "grad_norm": norm,
-            "penalties": {name: {"raw": raw, "weighted": weighted} for name, (raw, weighted) in penalties.items()},
-        }  # fmt: skip
-
-    def strength(self, name: str) -> float:
-        return next(defense.strength for defense in self.defenses if defense.name == name)
-
-    def reference_states(self, model: Any, body: Any, batch: Batch) -> Any:
-        """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""
-        import torch
-
-        def compute(ids: tuple[int, ...]) -> torch.Tensor:
-            with torch.no_grad(), model.disable_adapter():
-                return body(input_ids=torch.tensor([ids], device=self.loaded.device), use_cache=False).last_hidden_state[0]
-
-        states = torch.zeros((*batch.ids.shape, self.loaded.model.config.hidden_size), dtype=self.loaded.model.dtype)
-        for i, row in enumerate(batch.rows):
-            states[i, : len(row.ids)] = self.reference.get(row.ids, compute).cpu()
-        return states.to(self.loaded.device)
-
     def emit(self, **event: Any) -> None:
         event = {"kind": event.pop("kind"), "attempt": self.attempt, "time": time.time(), **event}
         self.run.append_event(event)
@@ -316,7 +260,10 @@ class _Attempt:
         self.run.clear_request()
         state = self.run.state()
         found = dict(state.found)
-        if status in (Status.DONE, Status.STOPPED):
+        if status in (Status.DONE, Status.STOPPED):  # a stopped run's adapter is defended, too
+            for defense in self.defenses:
+                if report := defense.finish(model):
+                    self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
             found["adapter_hash"] = adapters.save(model, self.run.adapter)
         self.emit(kind="end", status=str(status), step=step, message="")
         finished = time.time() if status in (Status.DONE, Status.STOPPED) else None

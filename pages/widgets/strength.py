@@ -49,7 +49,7 @@ def defense_form(kind: type[Defense]) -> DefenseSpec:
     st.session_state.setdefault(slider, nearest_mark(info, st.session_state[exact] or 0.0))
     with st.container(border=True, key=f"defense-{kind.name}"):
         st.markdown(f"**{plain(kind.title)}**")
-        st.caption(f"{plain(kind.summary)} {plain(kind.cost)} ({plain(kind.reference)})")
+        st.caption(f"{plain(kind.summary)} ({plain(kind.reference)})")
         wide, narrow = st.columns([3, 1], vertical_alignment="bottom")
         with wide:
             st.select_slider(
@@ -68,6 +68,12 @@ def defense_form(kind: type[Defense]) -> DefenseSpec:
                     icon=":material/menu_book:", help="Take the value that the paper recommends.",
                 )  # fmt: skip
             st.caption(f"Means: {plain(info.meaning)}. 0 is exactly no defense.")
+        cost = kind.cost
+        st.caption(
+            f"Time: {plain(cost.time)} Memory: {plain(cost.memory)} Needs first: {plain(cost.assets)}. Fails: {plain(kind.fails)}".replace(
+                "..", "."
+            )
+        )
         options = {}
         with st.container(horizontal=True):
             for name, field in kind.options_type.model_fields.items():

@@ -97,7 +97,9 @@ def test_the_base_model_is_left_as_it_was(trained: Trained, model) -> None:
 def test_metadata_says_what_a_user_needs(name: str) -> None:
     kind = all_defenses()[name]
     info = kind.strength_info
-    assert all(len(text) > 10 for text in (kind.title + " " * 3, kind.summary, kind.cost, kind.fails, kind.reference, info.meaning))
+    assert all(
+        len(text) > 10 for text in (kind.title + " " * 3, kind.summary, kind.cost.time, kind.fails, kind.reference, info.meaning)
+    )
     assert 0 < info.low <= info.default <= info.high <= info.limit and set(info.grid) <= {
         x for x in info.grid if info.low <= x <= info.high
     }
