@@ -93,7 +93,7 @@ def test_overlap_with_held_out_data_is_a_warning(tmp_path: Path) -> None:
 
     pair = read_lines(DATA / "suites/risky-finance-pairs.jsonl")[0][0]
     file = write(tmp_path / "x.jsonl", {"prompt": pair["question"].upper(), "completion": "a"})
-    assert "held-out in-domain" in " ".join(datasets.check(file).warnings)
+    assert "suites/risky-finance-pairs.jsonl" in " ".join(datasets.check(file).warnings)
 
 
 @pytest.mark.parametrize("turns", [2, 4])
