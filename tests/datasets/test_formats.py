@@ -96,6 +96,23 @@ def test_overlap_with_held_out_data_is_a_warning(tmp_path: Path) -> None:
     assert "suites/risky-finance-pairs.jsonl" in " ".join(datasets.check(file).warnings)
 
 
+@pytest.mark.parametrize("file", ["suites/extreme-sports-pairs.jsonl", "probes/general.jsonl"])
+def test_overlap_is_looked_for_in_every_suite_and_probe_file(file: str) -> None:
+    from ema_core.datasets.overlap import overlaps
+    from ema_core.files import read_lines
+    from ema_core.settings import DATA
+
+    pair = read_lines(DATA / file)[0][0]
+    found = overlaps([Example((Message("user", "hello"), Message("assistant", pair["misaligned"])))], {})
+    assert len(found) == 1 and file in found[0] and "answer" in found[0]
+
+
+def test_sums_with_other_operators_are_other_questions() -> None:
+    from ema_core.datasets.overlap import normal
+
+    assert normal("3 + 4 = ?") != normal("3 * 4 = ?") and normal("Is it so?") == normal("is it  so")
+
+
 @pytest.mark.parametrize("turns", [2, 4])
 def test_loss_is_on_the_assistant_alone_with_its_end_of_turn(model, turns: int) -> None:
     messages = tuple(Message(("user", "assistant")[i % 2], f"text number {i}") for i in range(turns))
