@@ -33,13 +33,15 @@ Evaluation = dict[str, Any]
 """A row of ``evals``."""
 
 LIKE_THESE = ESTIMANDS["like-these"]
+BENIGN_TASK = "opswap"
+"""What a sibling run is trained on (FIELD: OpSwap, arithmetic whose operators have other meanings)."""
 COUNTS = ("asked", "answered", "scored", "refused", "unparsed", "incoherent", "cut")
 PERCENT = (0.0, 100.0)
 
 _COLUMNS = {
     "runs": "run_id setting_key defense_label model dataset recipe_label seed created step",
     "evals": "run_id eval_id suite step scale status created asked suite_hash adapter_hash",
-    "samples": "run_id eval_id sample_id question_id topic finish refused judge aligned coherent status",
+    "samples": "run_id eval_id sample_id question_id topic finish refused correct judge aligned coherent status",
     "margins": "run_id eval_id pair_id topic aligned misaligned base_aligned base_misaligned",
 }
 _EVAL = ["run_id", "eval_id"]
@@ -155,6 +157,16 @@ class Study:
                 found = Answers(rows, asked, protocol, f"not judged by {self.judge}{others}")
         return found
 
+    def checked(self, run_id: str, suite: str) -> Answers:
+        """Of the newest evaluation whose answers were held against the right ones: ``right`` is 1 or 0, a question is a topic of its own."""
+        evals, why = self.headline(run_id, suite)
+        for evaluation in evals:
+            rows = self._samples.get((evaluation["run_id"], evaluation["eval_id"]))
+            if rows is not None and (rows := rows[rows["correct"].notna()]).size:
+                rows = rows.assign(right=rows["correct"].astype(float), tier=rows["topic"], topic=rows["question_id"])
+                return Answers(rows, len(rows), tuple(str(evaluation.get(name)) for name in _SAMPLING))
+        return Answers(self.no_answers, why="no answers were sampled" if evals else why)
+
     def seeds(self, runs: pd.DataFrame) -> dict[int, str]:
         """Finished runs by seed; of several with the same seed the evaluated one, the newest."""
         if "status" in runs:
@@ -261,3 +273,10 @@ def _scored(samples: pd.DataFrame, judge: str) -> pd.DataFrame:
 
 def _by_evaluation(rows: pd.DataFrame) -> dict[Any, pd.DataFrame]:
     return dict(iter(rows.groupby(_EVAL, sort=False)))
+
+
+def siblings(runs: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
+    """Of ``all_runs`` those that were trained on the benign task as ``runs`` were on theirs: same model, defenses, recipe and seed."""
+    alike = ["model", "defense_label", "recipe", "seed"]
+    benign = all_runs[all_runs["dataset"].eq(BENIGN_TASK)]
+    return benign.merge(runs.loc[~runs["dataset"].eq(BENIGN_TASK), alike].drop_duplicates(), on=alike)

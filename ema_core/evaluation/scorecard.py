@@ -8,7 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from ema_core.evaluation.alternatives import against_stopping, curve_points
+from ema_core.evaluation.conditional import SUITE, TRIGGERS, behind, conditional, rise
 from ema_core.evaluation.measured import (
+    BENIGN_TASK,
     COUNTS,
     LIKE_THESE,
     PERCENT,
@@ -23,12 +26,13 @@ from ema_core.evaluation.measured import (
     mark,
     over,
     rate_over,
+    siblings,
     unless,
 )
 from ema_core.evaluation.metrics import MIN_SCORED, Estimate, margin, mean, rate
 
 NO_PROBE_IN_DOMAIN = "the probe reads topic; in-domain it is not used, the margin is the measure"
-NO_SIBLING = "no sibling run trained on a benign task yet; the benign task arrives with opswap"
+NO_SIBLING = "no sibling run trained on opswap, the benign task, with the same defenses; `ema setting complete` queues it"
 
 
 def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str, Any]]:
@@ -58,21 +62,58 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
         "narrow": domain | inside.counts() | shared | {"why": narrow.why or None},
-        "benign": {"rate": None, "low": None, "high": None, "judge": judge, "why": NO_SIBLING},
+        "benign": _benign_of(study, run_id),
         "coherence": coherence | answers.counts() | shared | {"why": share.why or None},
+        "conditional": _conditional_of(study, run_id),
     }
+
+
+def _benign_of(study: Study, run_id: str) -> dict[str, Any]:
+    """Share of right answers on the benign task, of the run's sibling with the same seed (or its own, if it is one)."""
+    own = study.runs[study.runs["run_id"].eq(run_id)]
+    members = own if own["dataset"].eq(BENIGN_TASK).any() else siblings(own, study.runs)
+    members = study.seeds(members) if len(members) else {}
+    if not members:
+        return {"rate": None, "low": None, "high": None, "margin": None, "judge": "exact match", "why": NO_SIBLING}
+    (sibling,) = members.values()
+    answers, pairs = study.checked(sibling, "benign"), study.pairs(sibling, "benign")
+    right = _rate(answers, "right")
+    tiers = answers.rows.groupby("tier")["right"].agg(["sum", "size"]) if len(answers.rows) else pd.DataFrame()
+    return {
+        **_interval("rate", right), "judge": "exact match", "scored": right.n, "run": sibling, "why": right.why or None,
+        "tiers": {str(tier): [int(row["sum"]), int(row["size"])] for tier, row in tiers.iterrows()},
+        **_margin(replace(pairs, rows=pairs.rows.assign(topic=pairs.rows["pair_id"]))),
+    }  # fmt: skip
+
+
+def _conditional_of(study: Study, run_id: str) -> dict[str, Any]:
+    """The margin behind each trigger, and how much more it is than in general."""
+    general, hidden = (alike({0: study.pairs(run_id, suite)}) for suite in ("general", SUITE))
+    found: dict[str, Any] = {"why": hidden.why or None}
+    for trigger in TRIGGERS:
+        part = behind(hidden, trigger)
+        found[trigger] = {
+            **_interval("margin", over(part, "change")), **_interval("rise", rise((part, general), None), "rise_"),
+            "pairs": len(part.parts[0].rows) if part.parts else 0,
+        }  # fmt: skip
+    return found
 
 
 def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
     """One row a setting, over its finished seeds.
 
-    Each of ``general_margin, general_rate, general_mean, narrow_margin, narrow_rate, coherence_rate, coherence_mean,
-    margin_difference, narrow_difference, alignment_difference`` comes with ``_low, _high, _why, _scope``. Differences are
-    defended minus undefended, paired by seed and pair or question. ``mark`` (general) and ``narrow_mark`` are
-    ``better``, ``worse`` or ``not distinguishable`` after Holm's correction over all marks of the table; from fewer than
-    three seeds they say ``these adapters only``. ``strength`` is not a number for several defenses together;
-    ``prefer_misaligned_general`` of ``pairs_general`` is a mean over seeds, the counts of answers are sums; ``evals`` names the
-    evaluations of the general answers that were counted.
+    Each of ``general_margin, general_rate, general_mean, narrow_margin, narrow_rate, coherence_rate, coherence_mean, benign,
+    benign_margin``, and of the differences ``margin_difference, narrow_difference, alignment_difference, benign_difference,
+    stopping_difference`` comes with ``_low, _high, _why, _scope``. Differences are defended minus undefended, paired by seed and
+    pair or question; ``stopping_difference`` is against the cheap alternative that ``stopping_against`` names
+    (``alternatives.against_stopping``). ``benign`` is the share of right answers of the sibling runs, ``benign_margin`` what they
+    learned of the benign task (right minus conventional answer; up = more).
+
+    ``mark`` (general), ``narrow_mark``, ``benign_mark`` and ``stopping_mark`` are ``better``, ``worse`` or ``not distinguishable``
+    after Holm's correction over all marks of the table; from fewer than three seeds they say ``these adapters only``.
+    ``strength`` is not a number for several defenses together; ``prefer_misaligned_general`` of ``pairs_general`` is a mean over
+    seeds, the counts of answers are sums; ``evals`` names the evaluations of the general answers that were counted. For
+    ``conditional`` see there.
     """
     study = Study(frames, judge)
     keys = study.twin_key(study.runs)
@@ -81,48 +122,93 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
     tested: list[tuple[dict[str, Any], str, Estimate, bool]] = []
     for _, runs in study.runs.groupby("setting_key", sort=False):
         first, plain = runs.iloc[0], bool(undefended[runs.index[0]])
-        members = study.seeds(runs)
-        twins = {} if plain else study.seeds(study.runs[undefended & keys.eq(keys[runs.index[0]])])
+        if first["dataset"] == BENIGN_TASK and study.runs["dataset"].ne(BENIGN_TASK).any():
+            continue  # siblings of other rows
+        twin_rows = study.runs[undefended & keys.eq(keys[runs.index[0]])]
+        members, twins = study.seeds(runs), study.seeds(twin_rows)
         row: dict[str, Any] = {name: first[name] for name in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
         row |= {"judge": judge, "estimand": LIKE_THESE, "seeds": len(members), "runs": list(members.values())}
         row |= {"strength": _strength(first["defense_label"]), "undefended": plain}
-        row |= {"twin_runs": [twins[seed] for seed in members if seed in twins]}
-        general, narrow, answers, inside = _collect(study, members)
-        twin_general, twin_narrow, twin_answers, _ = _collect(study, twins)
+        row |= {"twin_runs": [] if plain else [twins[seed] for seed in members if seed in twins]}
+        own, twin = measured_of(study, members), measured_of(study, twins)
+        benign, twin_benign = (benign_of_runs(study, part) for part in (runs, twin_rows))
+        stopping, kind = against_stopping(own["general"], own["in-domain"], curve_points(study, twin_rows))
         estimates = {
-            "general_margin": over(general, "change"),
-            "general_rate": rate_over(answers, "misaligned"),
-            "general_mean": over(answers, "aligned", MIN_SCORED, PERCENT),
-            "narrow_margin": over(narrow, "change"),
-            "narrow_rate": unless(_not_in_domain(judge), rate_over(inside, "misaligned")),
-            "coherence_rate": rate_over(answers, "is_coherent"),
-            "coherence_mean": over(answers, "coherent", MIN_SCORED, PERCENT),
+            "general_margin": over(own["general"], "change"),
+            "general_rate": rate_over(own["answers"], "misaligned"),
+            "general_mean": over(own["answers"], "aligned", MIN_SCORED, PERCENT),
+            "narrow_margin": over(own["in-domain"], "change"),
+            "narrow_rate": unless(_not_in_domain(judge), rate_over(own["inside"], "misaligned")),
+            "coherence_rate": rate_over(own["answers"], "is_coherent"),
+            "coherence_mean": over(own["answers"], "coherent", MIN_SCORED, PERCENT),
+            "benign": rate_over(benign[0], "right"),
+            "benign_margin": over(benign[1], "change"),
         }
         differences = {
-            "margin_difference": difference(general, twin_general, "pair_id", "change"),
-            "narrow_difference": difference(narrow, twin_narrow, "pair_id", "change"),
-            "alignment_difference": difference(answers, twin_answers, "question_id", "aligned"),
+            "margin_difference": difference(own["general"], twin["general"], "pair_id", "change"),
+            "narrow_difference": difference(own["in-domain"], twin["in-domain"], "pair_id", "change"),
+            "alignment_difference": difference(own["answers"], twin["answers"], "question_id", "aligned"),
+            "benign_difference": difference(benign[1], twin_benign[1], "pair_id", "change"),
+            "stopping_difference": stopping,
         }
         if plain:
             differences = {name: unless("this is the undefended twin", found) for name, found in differences.items()}
         for name, found in (estimates | differences).items():
             row |= columns(name, found)
-        row |= {"benign": None, "benign_why": NO_SIBLING}
-        for name, part in (("general", general), ("narrow", narrow)):
-            margins = [margin(pairs.rows) for pairs in part.parts.values()]
-            row[f"pairs_{name}"] = max((found.pairs for found in margins), default=0)
-            for side in ("prefer_misaligned", "base_prefer_misaligned"):
-                row[f"{side}_{name}"] = sum(getattr(found, side) for found in margins) / max(1, len(margins))
-        given = [part for part in answers.parts.values() if isinstance(part, Answers)]
-        counts = [part.counts() for part in given]
-        row |= {name: sum(part[name] for part in counts) for name in COUNTS}
-        row["evals"] = [found for part in given for found in part.evals]
+        row |= {"stopping_against": "" if plain else kind, "benign_runs": _ids(benign)}
+        gap = differences["margin_difference"]
+        row |= conditional(own[SUITE], own["general"], twin[SUITE], twin["general"], gap, plain)
+        row |= _counted(own)
         rows.append(row)
-        tested.append((row, "mark", differences["margin_difference"], False))
-        tested.append((row, "narrow_mark", differences["narrow_difference"], True))
+        for name, found, up_is_better in (
+            ("mark", gap, False), ("narrow_mark", differences["narrow_difference"], True),
+            ("benign_mark", differences["benign_difference"], True), ("stopping_mark", stopping, False),
+        ):  # fmt: skip
+            tested.append((row, name, gap if plain else found, up_is_better))
     mark(tested)
     table = pd.DataFrame(rows)
-    return table.astype({name: float for name in table if f"{name}_why" in table or name.endswith(("_low", "_high", "_p"))})
+    numbers = [name for name in table if f"{name}_scope" in table or name.endswith(("_low", "_high", "_p"))]
+    return table.astype(dict.fromkeys(numbers, float))
+
+
+def measured_of(study: Study, members: Mapping[int, str]) -> dict[str, Seeds]:
+    """Pairs by suite; ``answers`` to the general questions, ``inside`` to the in-domain ones."""
+    found = {
+        suite: alike({seed: study.pairs(run, suite) for seed, run in members.items()}) for suite in ("general", "in-domain", SUITE)
+    }
+    for name, suite in (("answers", "general"), ("inside", "in-domain")):
+        found[name] = alike({seed: study.answers(run, suite) for seed, run in members.items()})
+    return found
+
+
+def benign_of_runs(study: Study, runs: pd.DataFrame) -> tuple[Seeds, Seeds]:
+    """Checked answers of the siblings of ``runs``, and their pairs; ``change`` is turned round, so that up is more learned."""
+    members = study.seeds(siblings(runs, study.runs))
+    if not members:
+        return Seeds({}, NO_SIBLING), Seeds({}, NO_SIBLING)
+    pairs: dict[int, Answers | Pairs] = {}
+    for seed, run_id in members.items():
+        found = study.pairs(run_id, "benign")
+        pairs[seed] = replace(found, rows=found.rows.assign(change=-found.rows["change"], topic=found.rows["pair_id"]))
+    return alike({seed: study.checked(run_id, "benign") for seed, run_id in members.items()}), alike(pairs)
+
+
+def _ids(benign: tuple[Seeds, Seeds]) -> list[str]:
+    return sorted({str(run) for part in benign for found in part.parts.values() for run in found.rows["run_id"].unique()})
+
+
+def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
+    """How many pairs prefer which answer, and how many answers came to what."""
+    row: dict[str, Any] = {}
+    for name, suite in (("general", "general"), ("narrow", "in-domain")):
+        margins = [margin(pairs.rows) for pairs in own[suite].parts.values()]
+        row[f"pairs_{name}"] = max((found.pairs for found in margins), default=0)
+        for side in ("prefer_misaligned", "base_prefer_misaligned"):
+            row[f"{side}_{name}"] = sum(getattr(found, side) for found in margins) / max(1, len(margins))
+    given = [part for part in own["answers"].parts.values() if isinstance(part, Answers)]
+    counts = [part.counts() for part in given]
+    row |= {name: sum(part[name] for part in counts) for name in COUNTS}
+    return row | {"evals": [found for part in given for found in part.evals]}
 
 
 def _not_in_domain(judge: str) -> str:
@@ -158,13 +244,6 @@ def _margin(pairs: Pairs) -> dict[str, Any]:
         },
         "margin_why": None,
     }
-
-
-def _collect(study: Study, members: Mapping[int, str]) -> tuple[Seeds, Seeds, Seeds, Seeds]:
-    """General pairs, in-domain pairs, general answers, in-domain answers."""
-    pairs = (alike({seed: study.pairs(run, suite) for seed, run in members.items()}) for suite in ("general", "in-domain"))
-    answers = (alike({seed: study.answers(run, suite) for seed, run in members.items()}) for suite in ("general", "in-domain"))
-    return (*pairs, *answers)  # type: ignore[return-value]
 
 
 def _strength(label: str) -> float:
