@@ -29,7 +29,7 @@ class Bounds:
     pair: tuple[int, int] = (18, 40)
     apart: int = 5
     probe: tuple[int, int] = (10, 20)
-    control: float = 0.1
+    control: float = 0.06
     """by which share the mean length of the control's answers may differ"""
 
 
