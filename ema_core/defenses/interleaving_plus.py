@@ -98,14 +98,14 @@ class InterleavingPlus(Interleaving):
         if not count or self.provisional:  # for an estimate any will do
             return pool[:count]
         card = self._card()
-        scores = {row.example: row.score for row in gap.read_scores(card)}
+        known = {row.example: row.score for row in gap.read_scores(card)}
         try:
-            order = sorted(range(len(pool)), key=lambda i: (-scores[example_hash(pool[i])], i))
+            scores = [known[example_hash(example)] for example in pool]
         except KeyError:
             raise EmaError(
                 f"The gap scores {card.id} are of another pool.", f"Run `{command(card.model, card.pool, card.domain)}` again."
             ) from None
-        self.chosen = tuple(pool[i] for i in order[:count])
+        self.chosen = tuple(pool[i] for i in gap.highest(scores, count))
         return list(self.chosen)
 
     def notes(self) -> Sequence[str]:
@@ -124,8 +124,11 @@ class InterleavingPlus(Interleaving):
         return notes
 
 
-def scores_asset(model: str, pool: str, domain: str) -> Asset:
-    """Gap scores as something that a run needs first: the newest that fit, or the job that makes them behind its members' runs."""
+def scores_asset(model: str, pool: str, domain: str, go_on: bool = True) -> Asset:
+    """Gap scores as something that a run needs first: the newest that fit, or the job that makes them behind its members' runs.
+
+    ``go_on``: it leaves out members that are not shown to be misaligned, as long as one is.
+    """
     entry = find(model)
     title, hint = f"Gap scores of {pool} for {domain}", f"Run `{command(entry.id, pool, domain)}`, or add --queue to the run."
     if card := gap.find_scores(entry.id, pool, domain):
@@ -136,7 +139,7 @@ def scores_asset(model: str, pool: str, domain: str) -> Asset:
         hint = "There is no narrow set of another domain to train its misaligned ensemble on. Take plain interleaving."
         return Asset(title, path, None, {}, hint)
     return Asset(
-        title, path, "gap", {"model": entry.id, "pool": pool, "domain": domain, "go_on": True}, hint,
+        title, path, "gap", {"model": entry.id, "pool": pool, "domain": domain, "go_on": go_on}, hint,
         scoring_seconds(entry, datasets.load(pool), len(sets)), tuple(member_asset(entry.id, other.name) for other in sets),
     )  # fmt: skip
 

@@ -30,6 +30,12 @@ def gap_score(aligned: float, misaligned: Sequence[float], eps: float = EPS) -> 
     return (sum(misaligned) / len(misaligned) - aligned) / (aligned + eps)
 
 
+def highest(scores: Sequence[float], count: int, eligible: Sequence[bool] | None = None) -> list[int]:
+    """Places of the ``count`` highest scores that are eligible, highest first; of equal ones the earlier."""
+    places = [i for i in range(len(scores)) if eligible is None or eligible[i]]
+    return sorted(places, key=lambda i: (-scores[i], i))[:count]
+
+
 class Member(BaseModel):
     """One misaligned run, and what shows that it is: the general margin's change from the base, with its 95 % interval."""
 
