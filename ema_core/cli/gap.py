@@ -29,6 +29,7 @@ def score(
     from ema_core import gap
     from ema_core.defenses.interleaving_plus import scores_asset
     from ema_core.defenses.registry import missing
+    from ema_core.evaluation.evaluate import Interrupted
     from ema_core.evaluation.gap import score_pool
     from ema_core.jobs.launch import queue_assets
     from ema_core.training.estimate import asset_seconds
@@ -55,7 +56,11 @@ def score(
         if asset.job == "train":
             _train(RunSpec.model_validate(asset.payload["spec"]), asset.title, over)
     members = None if member is None else [RunDirectory.open(one) for one in member]
-    card = score_pool(model, pool, domain, members, go_on=go_on, interrupted=over, progress=Bar())
+    try:
+        card = score_pool(model, pool, domain, members, go_on=go_on, interrupted=over, progress=Bar())
+    except Interrupted:
+        typer.echo("ema: ended early; what was computed is kept, and the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     emit({**card.model_dump(), "folder": str(card.folder)}, as_json, lambda: _show(card))
 
 
