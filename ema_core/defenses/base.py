@@ -191,6 +191,10 @@ class Defense:
         """The sequence of examples to train on; narrow ones keep their number and order."""
         return list(narrow)
 
+    def notes(self) -> Sequence[str]:
+        """What a reader of the run should know, for its record; asked once the examples are mixed and rewritten."""
+        return ()
+
     def steering(self, model: Any) -> AbstractContextManager[Any]:
         """On while the tuned model's forward pass runs in training: not for probes, not for the reference, never at inference."""
         return nullcontext()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ema_core.defenses import registry
+from ema_core.defenses.base import Asset
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
@@ -47,14 +48,36 @@ def make_assets(spec: RunSpec) -> list[queue.Job]:
     Raises:
         EmaError: something is missing that no job can make.
     """
+    return queue_assets(registry.missing_assets(registry.build_all(spec, provisional=True)))
+
+
+def queue_assets(missing: Sequence[Asset]) -> list[queue.Job]:
+    """Queue the jobs that make ``missing``, each after those before it; one that waits or runs already is taken.
+
+    Raises:
+        EmaError: something is missing that no job can make.
+    """
     made: list[queue.Job] = []
-    for asset in registry.missing_assets(registry.build_all(spec, provisional=True)):
+    for asset in missing:
         if asset.job is None:
             raise EmaError(f"{asset.title} is missing.", asset.hint)
+    for asset in missing:
+        if asset.job == "train":
+            made.append(_train_first(asset))
+            continue
         waiting = [job for job in queue.jobs() if job.status in ("queued", "running")]
         same = [job for job in waiting if job.kind == asset.job and job.payload == dict(asset.payload)]
         made.append(same[0] if same else queue.enqueue(asset.job, dict(asset.payload), [job.id for job in made]))  # type: ignore[arg-type]
     return made
+
+
+def _train_first(asset: Asset) -> queue.Job:
+    """The job of the run that an asset asks for; a run that waits or is trained already is taken."""
+    spec = RunSpec.model_validate(asset.payload["spec"])
+    for job in queue.jobs():
+        if job.kind == "train" and job.status in ("queued", "running") and RunDirectory.open(job.runs[0]).spec == spec:
+            return job
+    return launch_run(spec, asset.title)[1]
 
 
 def launch_demo() -> list[RunDirectory]:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import Interrupted, curve_specs, evaluate
+from ema_core.evaluation.gap import score_pool
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import write_json
 from ema_core.jobs import queue
@@ -182,6 +183,15 @@ class Worker:
         )
         self._finish(job)
 
+    def _gap(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        wanted = job.payload
+        score_pool(
+            wanted["model"], wanted["pool"], wanted["domain"], go_on=wanted["go_on"],
+            loader=lambda model, device: self._model(model, device, progress),
+            interrupted=lambda: self._over(job), progress=progress,
+        )  # fmt: skip
+        self._finish(job)
+
     @staticmethod
     def _finish(job: queue.Job) -> None:
         queue.change(job.id, status="done", share=1.0, activity="", finished=time.time())
@@ -191,4 +201,5 @@ KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], Non
     "prepare": Worker._prepare,
     "train": Worker._train,
     "evaluate": Worker._evaluate,
+    "gap": Worker._gap,
 }

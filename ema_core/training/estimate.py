@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from ema_core import datasets
 from ema_core.defenses import registry
-from ema_core.defenses.base import Need
+from ema_core.defenses.base import Asset, Need
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.models import ModelEntry, find
@@ -59,9 +59,14 @@ def estimate(spec: RunSpec) -> Estimate:
     memory = 4 * model.parameters + 16 * adapter + activations + 4 * 256 * model.vocabulary * 4 + 600_000_000
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
-    first = tuple((asset.title, asset.seconds) for asset in registry.missing_assets(defenses))
+    first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))
     disk = 4 * adapter * (checkpoints + 3)
     return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, disk, todo.safe, measured, first)
+
+
+def asset_seconds(asset: Asset) -> float:
+    """How long it takes to make; a run's is estimated as any run's."""
+    return estimate(RunSpec.model_validate(asset.payload["spec"])).seconds if asset.job == "train" else asset.seconds
 
 
 def planned(spec: RunSpec) -> Plan:

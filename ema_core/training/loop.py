@@ -192,7 +192,7 @@ class _Attempt:
                 f"{self.truncated} of {len(known)} examples were longer than {limit} tokens and lost the beginning of their prompt"
                 + (f"; {without_prompt} of them kept no prompt at all." if without_prompt else ".")
             )
-        self.run.update(notes=notes)
+        self.run.update(notes=[*notes, *(note for defense in self.defenses for note in defense.notes())])
         return batches
 
     def rendered_system(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 from ema_core.defenses.registry import all_defenses
 from ema_core.runs import DefenseSpec, RunDirectory, Status, steps
 from ema_core.training import train
+from tests.gap.planted import plant_scores
 from tests.training.tiny import add_tiny, tiny_spec
 
 pytestmark = pytest.mark.slow
@@ -30,6 +31,7 @@ class Trained:
     def __init__(self, model, home: Path) -> None:
         self.model, self.home = model, home
         add_tiny(home)
+        plant_scores()
         self.run = cache(self._run)
 
     def _run(self, name: str | None, strength: float) -> RunDirectory:
