@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
+from ema_core.defenses.safe_lora import SUBSTITUTE_LABEL, SUBSTITUTE_NOTE
 from ema_core.errors import EmaError
 from ema_core.evaluation.scorecard import setting_table, undefended_curve
 from ema_core.figures import CRITERIA, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
@@ -44,6 +45,8 @@ def page() -> None:
         with st.spinner("Reckoning intervals …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
         st.caption(HONEST)
+        if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
+            st.caption(SUBSTITUTE_NOTE)
         with errors():
             setting_part(settings, of_runs)
         with errors():

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 Select = Literal["number", "threshold"]
 DOWNLOAD = 10_000_000
 """Bytes a second, for a first guess of how long base weights take to fetch."""
+SUBSTITUTE_LABEL = f"base={SUBSTITUTE}"
+"""In the label of every checked run that rests on a substitute pair."""
+SUBSTITUTE_NOTE = (
+    f"{SUBSTITUTE_LABEL}: this SafeLoRA rests on a substitute pair. Its V is a short fine-tune of the model on safe data, as the weights from "
+    "before instruct training cannot be had here. It shows how the projection works, not what it does with a real pair."
+)
 
 
 def projected(v: torch.Tensor, b: torch.Tensor, energy: float = 0.0) -> torch.Tensor:

@@ -119,9 +119,10 @@ def request(run: RunDirectory, what: str) -> Status:
     job = train_job(run)
     if state.status in (Status.QUEUED, *rests) and (job is None or job.status == "queued"):
         if what == "stop" and run.checkpoint_steps() and _finishes(run.spec):
+            first = [] if job else [made.id for made in make_assets(run.spec)]
             run.request("stop")
             if job is None:
-                queue.enqueue("train", {"runs": [run.id]}, [job.id for job in make_assets(run.spec)])
+                queue.enqueue("train", {"runs": [run.id]}, first)
             return run.update(status=Status.QUEUED, error="", hint="").status
         if job:
             queue.cancel(job.id)
