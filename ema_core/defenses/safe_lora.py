@@ -301,4 +301,5 @@ class SafeLoRA(Defense):
     def _shrinks(self, kept: float) -> str:
         if self.options.energy or kept > 0.5:
             return "."
-        return ": the published P is no projector but scales with V, so these updates shrank as well as turned."
+        what = "are nearly gone" if kept < 0.05 else "shrank as well as turned"
+        return f": the published P is no projector but scales with V, so these updates {what}."
