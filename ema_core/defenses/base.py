@@ -154,6 +154,11 @@ class Defense:
         self.options = options
         self.rng = random.Random(f"{seed}/{self.name}")
 
+    @property
+    def settled_options(self) -> dict[str, Any]:
+        """Its options as the run's spec keeps them: as they were read, without defaults."""
+        return self.options.model_dump(mode="json", exclude_defaults=True)
+
     def assets(self) -> Sequence[Asset]:
         """What has to be there before the run starts, ready or not."""
         return ()

@@ -120,9 +120,6 @@ def missing(assets: Iterable[Asset]) -> list[Asset]:
 
 def resolved(spec: RunSpec) -> RunSpec:
     """The same spec with every option read by its defense and defaults left out, so that equal runs have equal specs."""
-    changed = []
-    for defense in spec.defenses:
-        kind = find(defense.name)
-        options = parse(kind.options_type, defense.options, f"options of {defense.name}")
-        changed.append(defense.model_copy(update={"options": options.model_dump(mode="json", exclude_defaults=True)}))
+    settled = {defense.name: defense.settled_options for defense in build_all(spec, provisional=True)}
+    changed = [defense.model_copy(update={"options": settled[defense.name]}) for defense in spec.defenses]
     return spec.model_copy(update={"defenses": tuple(changed)})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ema_core.defenses import registry
-from ema_core.defenses.base import Asset
+from ema_core.defenses.base import Asset, Defense
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
@@ -128,7 +128,8 @@ def train_job(run: RunDirectory) -> queue.Job | None:
 def request(run: RunDirectory, what: str) -> Status:
     """Ask a run to pause or stop. A waiting one leaves the queue at once; a running one ends after its step.
 
-    A run that is stopped while nobody trains it keeps the adapter of its newest checkpoint.
+    A run that is stopped while nobody trains it keeps the adapter of its newest checkpoint. Where a defense has something to do
+    after training (SafeLoRA), that needs the model: the run is queued once more, and ends as soon as it is loaded.
 
     Raises:
         EmaError: it is not running or waiting (or, to be stopped, paused or interrupted).
@@ -139,11 +140,22 @@ def request(run: RunDirectory, what: str) -> Status:
         raise EmaError(f"The run {run.id} is {state.status}; there is nothing to {what}.", "`ema runs list` shows what runs.")
     job = train_job(run)
     if state.status in (Status.QUEUED, *rests) and (job is None or job.status == "queued"):
+        if what == "stop" and run.checkpoint_steps() and _finishes(run.spec):
+            first = [] if job else [made.id for made in make_assets(run.spec)]
+            run.request("stop")
+            if job is None:
+                queue.enqueue("train", {"runs": [run.id]}, first)
+            return run.update(status=Status.QUEUED, error="", hint="").status
         if job:
             queue.cancel(job.id)
         return run.update(status=Status.PAUSED).status if what == "pause" else _stop_here(run)
     run.request("pause" if what == "pause" else "stop")
     return state.status
+
+
+def _finishes(spec: RunSpec) -> bool:
+    """Does a defense of it change the adapter after training?"""
+    return any(type(defense).finish is not Defense.finish for defense in registry.build_all(spec, provisional=True))
 
 
 def _stop_here(run: RunDirectory) -> Status:

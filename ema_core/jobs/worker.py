@@ -21,10 +21,10 @@ from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import write_json
 from ema_core.jobs import queue
 from ema_core.jobs.status import beat_path, worker_status
-from ema_core.models import LoadedModel, load, prepare
+from ema_core.models import LoadedModel, find, load, prepare
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
-from ema_core.training import train
+from ema_core.training import substitute, train
 
 BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.3
@@ -141,7 +141,14 @@ class Worker:
 
     def _prepare(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
         prepare(job.payload["model"], progress)
-        self._model(job.payload["model"], "auto", progress)
+        if find(job.payload["model"]).kind == "chat":  # base weights are only read
+            self._model(job.payload["model"], "auto", progress)
+        self._finish(job)
+
+    def _substitute_base(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        self.warm = None  # its memory is needed, and what is tuned here is a copy of its own
+        if substitute.build(job.payload["model"], progress, lambda: self._over(job)) is None:
+            raise Interrupted
         self._finish(job)
 
     def _train(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
@@ -202,4 +209,5 @@ KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], Non
     "train": Worker._train,
     "evaluate": Worker._evaluate,
     "gap": Worker._gap,
+    "substitute-base": Worker._substitute_base,
 }

@@ -37,6 +37,8 @@ def check(spec: RunSpec, assets_first: bool = False) -> RunSpec:
         EmaError: unknown model, data, defense or option, something missing, or a combination that cannot be.
     """
     entry = find(spec.model)
+    if entry.kind == "base":
+        raise EmaError(f"{entry.id} has no instruct training, so there is no chat model to tune.", "Name the instruct model.")
     spec = spec.model_copy(update={"model": entry.id})  # a folder by its whole path, wherever the run is trained
     if spec.recipe.max_length > entry.context:
         raise EmaError(

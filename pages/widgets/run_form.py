@@ -13,7 +13,7 @@ from ema_core.defenses.registry import all_defenses
 from ema_core.errors import EmaError
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
-from ema_core.models import CATALOG, EMBEDDED, find
+from ema_core.models import CATALOG, CHAT_MODELS, EMBEDDED, find
 from ema_core.runs import PRESETS, DefenseSpec, RunSpec, parse
 from ema_core.settings import settings
 from ema_core.training import check
@@ -102,7 +102,7 @@ def _defaults() -> None:
 
 def _model() -> None:
     st.selectbox(
-        "Model", list(CATALOG), key="form-model", format_func=_model_label, accept_new_options=True, **KEPT,
+        "Model", list(CHAT_MODELS), key="form-model", format_func=_model_label, accept_new_options=True, **KEPT,
         help="Or type the path of a folder with a model in transformers' format (safetensors).",
     )  # fmt: skip
     with errors():
