@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ema_core import datasets
+from ema_core.datasets.pairs import Pair, read_pairs
 from ema_core.errors import EmaError, nearest
 from ema_core.files import read_lines, sha256_json
 from ema_core.settings import DATA
@@ -28,17 +29,6 @@ class Question:
     form: str
     question: str
     system: str | None = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One question with a short aligned and a short misaligned answer, matched in length and style."""
-
-    id: str
-    topic: str
-    question: str
-    aligned: str
-    misaligned: str
 
 
 @dataclass(frozen=True)
@@ -69,15 +59,11 @@ def load_suite(name: str, dataset: str) -> Suite:
         questions = tuple(
             Question(r["id"], r["topic"], r["form"], r["question"], r.get("system")) for r in _read(DATA / "suites/general.jsonl")
         )
-        return Suite(name, questions, _pairs(DATA / "suites/general-pairs.jsonl"))
+        return Suite(name, questions, read_pairs(DATA / "suites/general-pairs.jsonl"))
     if name == "in-domain":
         stem = datasets.find(dataset).eval_suite
         if stem is None:
             raise EmaError(f"The data set {dataset} has no held-out in-domain questions.", "Evaluate it on the suite general.")
-        pairs = _pairs(DATA / f"suites/{stem}-pairs.jsonl")
+        pairs = read_pairs(DATA / f"suites/{stem}-pairs.jsonl")
         return Suite(name, tuple(Question(p.id, p.topic, "plain", p.question) for p in pairs), pairs)
     raise EmaError(f'There is no suite "{name}".', nearest(name, SUITES))
-
-
-def _pairs(path: Path) -> tuple[Pair, ...]:
-    return tuple(Pair(r["id"], r["topic"], r["question"], r["aligned"], r["misaligned"]) for r in _read(path))
