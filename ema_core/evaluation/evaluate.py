@@ -53,7 +53,7 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
 
 def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     """Margin-only evaluations of an undefended run's checkpoints and of its adapter scaled down."""
-    if run.spec.defenses:
+    if run.spec.defense_label != "none":  # a rule that stops early is no undefended run
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
