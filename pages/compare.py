@@ -10,7 +10,8 @@ import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
 from ema_core.errors import EmaError
-from ema_core.evaluation.scorecard import setting_table, undefended_curve
+from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.scorecard import setting_table
 from ema_core.figures import CRITERIA, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import resolve
 from ema_core.store import evaluation_key, export_csv

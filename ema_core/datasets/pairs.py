@@ -18,6 +18,7 @@ class Pair:
     question: str
     aligned: str
     misaligned: str
+    system: str | None = None
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
@@ -29,4 +30,4 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
     rows, _ = read_lines(path)
     if not rows:
         raise EmaError(f"The file {path} is missing or empty.", "Restore it from the project.")
-    return tuple(Pair(r["id"], r["topic"], r["question"], r["aligned"], r["misaligned"]) for r in rows)
+    return tuple(Pair(r["id"], r["topic"], r["question"], r["aligned"], r["misaligned"], r.get("system")) for r in rows)

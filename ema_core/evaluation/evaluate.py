@@ -25,10 +25,10 @@ from ema_core.models.fetch import Progress, quiet
 from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
 from ema_core.models.load import out_of_memory
 from ema_core.models.lora import On, load_adapter
-from ema_core.runs import RunDirectory, base_directory
+from ema_core.runs import RunDirectory, RunSpec, base_directory
 
 MOST_ADAPTERS = 16
-NOT_JUDGED = "in-domain answers are not judged by the probe: it reads the topic; the margin is the measure there"
+NOT_JUDGED = "in-domain and conditional answers are not judged by the probe: it reads the topic; the margin is the measure there"
 
 
 class Interrupted(Exception):
@@ -60,6 +60,11 @@ def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in ("general", "in-domain")]
 
 
+def inoculation_prompt(spec: RunSpec) -> str | None:
+    """The system prompt that a run was inoculated with, where it is another than the paper's."""
+    return next((defense.options.get("text") for defense in spec.defenses if defense.name == "inoculation"), None)
+
+
 @dataclass(frozen=True)
 class Item:
     """One suite on one state of an adapter, or on the base (``adapter`` None), and where that is written."""
@@ -78,8 +83,8 @@ class Item:
 
     @property
     def judge(self) -> str | None:
-        """The full id; None where nobody judges. In-domain answers are not the probe's to judge."""
-        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite != "in-domain" else None
+        """The full id; None where nobody judges: answers of the training's domain, or dressed like it, are not the probe's to judge."""
+        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite == "general" else None
 
     @property
     def how(self) -> SamplingSettings:
@@ -128,12 +133,14 @@ def items(runs: Mapping[RunDirectory, Sequence[EvalSpec]]) -> list[Item]:
         model, device, dataset = run.spec.model, run.spec.device, run.spec.dataset
         for spec in specs:
             resolve(spec.judge)
-            item = Item(run, spec, load_suite(spec.suite, dataset), adapter_folder(run, spec.step), model, device)
+            suite = load_suite(spec.suite, dataset, inoculation_prompt(run.spec))
+            item = Item(run, spec, suite, adapter_folder(run, spec.step), model, device)
             found[item.target] = item
     for run, specs in runs.items():
         base = base_directory(run.spec.model)
         for spec in base_specs(specs):
-            item = Item(base, spec, load_suite(spec.suite, run.spec.dataset), None, run.spec.model, run.spec.device)
+            suite = load_suite(spec.suite, run.spec.dataset, inoculation_prompt(run.spec))
+            item = Item(base, spec, suite, None, run.spec.model, run.spec.device)
             found.setdefault(item.target, item)
     return list(found.values())
 

@@ -94,7 +94,10 @@ class _Row:
 
     @classmethod
     def of(cls, pair: Pair, loaded: LoadedModel) -> _Row:
-        sides = [encode_pair(pair.question, answer, loaded.tokenizer, loaded.context) for answer in (pair.aligned, pair.misaligned)]
+        sides = [
+            encode_pair(pair.question, answer, loaded.tokenizer, loaded.context, pair.system)
+            for answer in (pair.aligned, pair.misaligned)
+        ]
         prompts, answers = zip(*(_split(side) for side in sides), strict=True)
         return cls(pair.id, prompts[0], answers)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.evaluation.scorecard import COUNTS, Frames, run_criteria
+from ema_core.evaluation.measured import COUNTS, Frames
+from ema_core.evaluation.scorecard import run_criteria
 from pages.widgets.answer_links import counted
 from pages.widgets.chrome import plain
 

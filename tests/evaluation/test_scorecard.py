@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ema_core.evaluation.scorecard import NO_PROBE_IN_DOMAIN, run_criteria, setting_table, undefended_curve
+from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.scorecard import NO_PROBE_IN_DOMAIN, run_criteria, setting_table
 
 PROBE, GPT = "probe:x:v1", "openai:gpt:v1"
 TOPICS, FORMS, PAIRS = 8, 3, 3

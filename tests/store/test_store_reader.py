@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from store_home import Home, step_event
 
-from ema_core.evaluation.scorecard import setting_table, undefended_curve
+from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.scorecard import setting_table
 from ema_core.figures import strength_curve, trade_off
 from ema_core.files import append_lines
 from ema_core.runs import RunDirectory, run_ids
