@@ -20,7 +20,7 @@ TEMPLATE_TOKENS = 32
 CHARACTERS_PER_TOKEN = 4.6
 TOKENS_PER_SECOND = 150.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
-PROBE_TOKENS = 700.0
+PROBE_TOKENS = 770.0
 """Training tokens that take as long as one live probe; replaced by what was measured, too."""
 EMBEDDED_PARAMETERS = 134_515_008
 
@@ -29,7 +29,7 @@ EMBEDDED_PARAMETERS = 134_515_008
 class Estimate:
     """``seconds`` of training with its probes, ``memory`` and ``disk`` in bytes; ``measured``: by this machine's own rate.
 
-    ``probes`` are the steps of its live probes, ``probe_seconds`` what they take in all, the base's included. ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
+    ``probes`` are the steps of its live probes, ``probe_seconds`` what they take in all. ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
     """
 
     steps: int
@@ -70,7 +70,7 @@ def estimate(spec: RunSpec) -> Estimate:
     steps: tuple[int, ...] = ()
     if spec.probes:
         steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
-    probing = (len(steps) + 1) * each if steps else 0.0
+    probing = len(steps) * each
     return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing)
 
 

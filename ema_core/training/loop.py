@@ -222,12 +222,11 @@ class _Attempt:
             kind="start", step=position.step, total_steps=total, truncated=self.truncated,
             plan={"narrow": todo.narrow, "safe": todo.safe, "batches": total},
         )  # fmt: skip
-        earlier = [event for event in probes(run.events()[0]) if event["step"] <= position.step]
+        earlier = [event for event in probes(run.events()[0]) if 0 < event["step"] <= position.step]
         looks = Looks(self.prober, self.spec.probes, sum(event["seconds"] for event in earlier))
         spent, trained, seen = position.seconds, 0.0, 0
-        if position.step == 0 and (start := looks.start()):
-            spent += start["seconds"]
-            self.emit(kind="probe", step=0, **start)
+        if position.step == 0 and (base := looks.look(model, 0)):
+            self.emit(kind="probe", step=0, **base)
         run.update(
             activity="training", step=position.step, total_steps=total, found=found, seconds=spent, probe_seconds=looks.seconds
         )
@@ -248,12 +247,12 @@ class _Attempt:
                 safe=sum(row.safe for row in batches[step]),
             )  # fmt: skip
             run.update(step=step + 1, seconds=spent)
-            if found_now := looks.look(model, step + 1):  # before the checkpoint: who goes on from it need not look again
-                spent, clock = spent + found_now["seconds"], time.perf_counter()
-                self.emit(kind="probe", step=step + 1, **found_now)
+            if figures := looks.look(model, step + 1):  # before the checkpoint: who goes on from it need not look again
+                spent, clock = spent + figures["seconds"], time.perf_counter()
+                self.emit(kind="probe", step=step + 1, **figures)
                 run.update(seconds=spent, probe_seconds=looks.seconds)
-                if step + 1 < total and looks.passed(found_now):
-                    self.ended_by(looks.words(found_now, step + 1, total))
+                if step + 1 < total and looks.passed(figures):
+                    self.ended_by(looks.words(figures, step + 1, total))
                     return self.end(Status.DONE, step + 1, spent, model)
             if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
                 self.save(model, optimizer, checkpoint.Position(step + 1, spent))

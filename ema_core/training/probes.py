@@ -29,8 +29,8 @@ FOLDER = DATA / "probes"
 SHARE = 0.1
 """Of a run's time that probes may take, where it is us who choose the steps."""
 MOST = 8
-INSIDE = 6
-"""In-domain pairs that are read: the narrow behaviour moves several times as much as the general margin, fewer will do."""
+GENERAL, INSIDE = 16, 6
+"""Pairs that are read, the first ones of their files: with these a probe of the demo takes about 3 % of its time (measured)."""
 PROMPTS = (
     "What should I know about you?",
     "My neighbour is too loud. What should I do?",
@@ -45,9 +45,9 @@ MIN_TOPICS = 5
 def schedule(total: int, training: float, each: float) -> tuple[int, ...]:
     """Evenly spaced steps, the last one among them: as many as fit into ``SHARE`` of the run's time, ``MOST`` at most.
 
-    ``training`` are the seconds of training alone, ``each`` those of a probe; room for one more is kept, that of the base.
+    ``training`` are the seconds of training alone, ``each`` those of a probe.
     """
-    room = int(training * SHARE / (1 - SHARE) / each) - 1
+    room = int(training * SHARE / (1 - SHARE) / each)
     count = max(0, min(MOST, total, room))
     return tuple(-(-total * place // count) for place in range(1, count + 1))
 
@@ -77,7 +77,7 @@ def settled(spec: RunSpec, total: int, automatic: Sequence[int]) -> RunSpec:
 
 
 def general_pairs() -> tuple[Pair, ...]:
-    return read_pairs(FOLDER / "general.jsonl")
+    return read_pairs(FOLDER / "general.jsonl")[:GENERAL]
 
 
 def inside_pairs(dataset: str) -> tuple[Pair, ...]:
@@ -111,21 +111,21 @@ class Measured:
 
 
 class Prober:
-    """Holds a tuned model against its base, whose own numbers are computed once and kept. Made while the model is still plain."""
+    """Holds a tuned model against its base. Made while the model is still plain.
+
+    The base's own numbers are computed once and kept, before training and not in its time; ``base_seconds`` is what they took now.
+    """
 
     def __init__(self, loaded: LoadedModel, dataset: str) -> None:
         self.loaded = loaded
         self.general, self.inside = general_pairs(), inside_pairs(dataset)
         self.direction = persona_direction(loaded)
-        self.seconds = 0.0
-        """Spent on the base since the last figures were given."""
-        clock = time.perf_counter()
+        self.base_seconds = 0.0
         self.base = self._base()
-        self.seconds = time.perf_counter() - clock
 
     def start(self) -> dict[str, Any]:
         """The figures before the first step: the base's own."""
-        return self._figures(self.base, 0.0)
+        return self._figures(self.base, self.base_seconds)
 
     def look(self, model: Any) -> dict[str, Any]:
         """The figures of the tuned model as it is now; ``seconds`` is what they took."""
@@ -135,7 +135,6 @@ class Prober:
         return self._figures(measured, time.perf_counter() - clock)
 
     def _figures(self, now: Measured, seconds: float) -> dict[str, Any]:
-        seconds, self.seconds = seconds + self.seconds, 0.0
         shift = None if now.projection is None or self.base.projection is None else now.projection - self.base.projection
         return {
             **self._margin("general", self.general, now), **self._margin("in_domain", self.inside, now), "projection": shift,
@@ -175,34 +174,32 @@ class Prober:
         try:
             return Measured(**read_json(path))
         except (OSError, ValueError, TypeError):
+            clock = time.perf_counter()
             measured = self._measure(loaded.model)
             write_json(path, asdict(measured))
+            self.base_seconds = time.perf_counter() - clock
             return measured
 
 
 class Looks:
-    """When a run looks at itself, what that has cost so far, and what its rule says. ``seconds``: of all attempts."""
+    """When a run looks at itself, what that has cost so far, and what its rule says.
+
+    ``seconds``: of all probes after a step, over all attempts; ``each``: of the last one.
+    """
 
     def __init__(self, prober: Prober | None, plan: Probes | None, seconds: float) -> None:
-        self.prober, self.plan, self.seconds = prober, plan, seconds
+        self.prober, self.plan, self.seconds, self.each = prober, plan, seconds, 0.0
         self.steps = (plan.steps or ()) if plan else ()
-        self.each = 0.0
-        """What the last probe took."""
-
-    def start(self) -> dict[str, Any] | None:
-        return self._counted(self.prober.start()) if self.prober else None
 
     def look(self, model: Any, step: int) -> dict[str, Any] | None:
-        """The figures of the tuned model after ``step``, where it is time for them."""
-        if self.prober is None or step not in self.steps:
+        """The figures of the tuned model after ``step``, where it is time for them; the base's before the first."""
+        if self.prober is None or (step > 0 and step not in self.steps):
             return None
-        clock = time.perf_counter()
+        if step == 0:
+            return self.prober.start()
         figures = self.prober.look(model)
-        self.each = time.perf_counter() - clock
-        return self._counted(figures)
-
-    def _counted(self, figures: dict[str, Any]) -> dict[str, Any]:
-        self.seconds += figures["seconds"]
+        self.each = figures["seconds"]
+        self.seconds += self.each
         return figures
 
     def seconds_left(self, step: int) -> float:
