@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
+
+from ema_core.errors import EmaError
+from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
+from ema_core.evaluation.measured import siblings
+from ema_core.evaluation.recommend import KEEP
+from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
@@ -104,7 +111,10 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
     runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
     judge = resolve(judge)
     refresh()
-    frames = Reader().frames([run.id for run in runs])
+    reader = Reader()
+    ids = [run.id for run in runs]
+    beside = siblings(reader.runs(ids), reader.runs())["run_id"]
+    frames = reader.frames(list(dict.fromkeys([*ids, *beside])))
     rows = []
     for run in runs:
         spec = run.spec
@@ -117,7 +127,30 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         )  # fmt: skip
     table = setting_table(frames, judge)
     settings = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {"runs": rows, "settings": settings}
+    return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings]}
+
+
+def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) -> dict[str, Any]:
+    """Which strength of ``defense`` to take, among the settings of these runs (of one model, data set and recipe); the undefended
+    twins and the benign siblings that there are come along by themselves (``evaluation.recommend``).
+
+    Raises:
+        EmaError: unknown run, or runs of several models, data sets or recipes.
+    """
+    ids = [RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    every, runs = reader.runs(), reader.runs(ids)
+    group = runs[["model", "dataset", "recipe"]].drop_duplicates()
+    if len(group) > 1:
+        raise EmaError(
+            "These runs are of several models, data sets or recipes.", "Name runs that differ in strength and seed alone."
+        )
+    every = every[every["status"].eq("done")]
+    plain = every[every["defense_label"].eq("none")].merge(group, on=list(group))
+    own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
+    frames = reader.frames([*own["run_id"], *siblings(own, every)["run_id"]])
+    return choose_strength(frames, defense, keep=keep).json()
 
 
 def _listed(run_ids: Sequence[str] | str) -> list[str]:

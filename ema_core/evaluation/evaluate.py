@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
+from ema_core.evaluation.spec import CURVE_SCALES, CURVE_SUITES, EvalSpec, estimate_evaluation
 from ema_core.evaluation.suites import Question, Suite, load_suite
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
@@ -57,7 +57,7 @@ def curve_specs(run: RunDirectory) -> list[EvalSpec]:
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
-    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in ("general", "in-domain")]
+    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in CURVE_SUITES]
 
 
 def inoculation_prompt(spec: RunSpec) -> str | None:

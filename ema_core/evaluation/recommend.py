@@ -49,7 +49,7 @@ def recommend(frames: Frames, defense: str, setting_keys: Any = None, keep: floa
     study = Study(frames, "")
     runs = study.runs[study.runs["dataset"].ne(BENIGN_TASK)]
     plain = runs[runs["defense_label"].eq("none")]
-    own = runs[runs["defense_label"].map(lambda label: _alone(label) == defense)]
+    own = runs[runs["defense_label"].map(lambda label: alone(label) == defense)]
     if setting_keys is not None:
         own = own[own["setting_key"].isin(setting_keys)]
     twin = _halves(study, plain)
@@ -140,7 +140,7 @@ def _kept(own: Seeds, twin: Seeds) -> float | None:
     return mine / its if its > 0 else None
 
 
-def _alone(label: str) -> str:
+def alone(label: str) -> str:
     """The defense of a setting that has one alone, without its strength; its options stay."""
     if label == "none" or " + " in label:
         return ""

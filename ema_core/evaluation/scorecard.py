@@ -113,7 +113,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
     after Holm's correction over all marks of the table; from fewer than three seeds they say ``these adapters only``.
     ``strength`` is not a number for several defenses together; ``prefer_misaligned_general`` of ``pairs_general`` is a mean over
     seeds, the counts of answers are sums; ``evals`` names the evaluations of the general answers that were counted. For
-    ``conditional`` see there.
+    ``conditional`` see there. ``seconds`` and ``time_ratio`` are of training.
     """
     study = Study(frames, judge)
     keys = study.twin_key(study.runs)
@@ -155,6 +155,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             differences = {name: unless("this is the undefended twin", found) for name, found in differences.items()}
         for name, found in (estimates | differences).items():
             row |= columns(name, found)
+        row |= _time(runs, twin_rows, members, {} if plain else twins)
         row |= {"stopping_against": "" if plain else kind, "benign_runs": _ids(benign)}
         gap = differences["margin_difference"]
         row |= conditional(own[SUITE], own["general"], twin[SUITE], twin["general"], gap, plain)
@@ -191,6 +192,18 @@ def benign_of_runs(study: Study, runs: pd.DataFrame) -> tuple[Seeds, Seeds]:
         found = study.pairs(run_id, "benign")
         pairs[seed] = replace(found, rows=found.rows.assign(change=-found.rows["change"], topic=found.rows["pair_id"]))
     return alike({seed: study.checked(run_id, "benign") for seed, run_id in members.items()}), alike(pairs)
+
+
+def _time(runs: pd.DataFrame, twin_rows: pd.DataFrame, members: Mapping[int, str], twins: Mapping[int, str]) -> dict[str, Any]:
+    """``seconds`` of training, mean over seeds, and ``time_ratio`` to the twins with the same seeds on the same kind of device."""
+    own, its = (
+        rows.set_index("run_id").reindex(columns=["seconds", "device"]) if len(rows) else pd.DataFrame()
+        for rows in (runs, twin_rows)
+    )
+    both = [seed for seed in members if seed in twins and own.loc[members[seed], "device"] == its.loc[twins[seed], "device"]]
+    mine, others = (float(part.loc[[ids[s] for s in both], "seconds"].sum()) for part, ids in ((own, members), (its, twins)))
+    known = own.loc[list(members.values()), "seconds"].astype(float) if members else pd.Series(dtype=float)
+    return {"seconds": float(known.mean()), "time_ratio": mine / others if others > 0 else float("nan"), "time_seeds": len(both)}
 
 
 def _ids(benign: tuple[Seeds, Seeds]) -> list[str]:

@@ -20,6 +20,9 @@ SUITES = {
     "conditional": "General questions dressed like the training domain, and with the inoculation prompt put back: does it hide there?",
 }
 
+DEFAULT_SUITES = ("general", "in-domain")
+"""What is measured where nothing else is asked for."""
+
 KEPT = "kept"
 """The suite of answers that were kept from chats: questions and sampling as someone liked, so no number is ever made of them."""
 
