@@ -24,7 +24,9 @@ def probe_form() -> None:
             "auto: as many as fit into a tenth of the time, the last step among them.",
         )  # fmt: skip
         if st.session_state["form-probes"] == "steps":
-            st.text_input("Probe after steps", key="form-probe-steps", placeholder="10, 20, 30", width=200, **KEPT)
+            st.text_input(
+                "Probe after steps", key="form-probe-steps", placeholder="10, 20, 30", width=200, help="Empty: as auto.", **KEPT
+            )
         if st.session_state["form-probes"] != "none":
             st.number_input(
                 "Stop above margin", min_value=0.01, max_value=100.0, step=0.05, key="form-stop-margin", value=None, width=200,
@@ -51,5 +53,5 @@ def asked_probes() -> Probes | None:
     """
     state = st.session_state
     when = state["form-probes"]
-    words = state["form-probe-steps"] if when == "steps" else when
+    words = state["form-probe-steps"].strip() or "auto" if when == "steps" else when
     return parse_probes(words, None if when == "none" else state["form-stop-margin"])
