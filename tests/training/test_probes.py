@@ -15,8 +15,10 @@ import pytest
 from ema_core.defenses import registry
 from ema_core.defenses.base import Cost, Defense, Strength
 from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.metrics import mean
 from ema_core.files import append_lines
+from ema_core.jobs import queue
 from ema_core.models import EMBEDDED, LoadedModel, adapters, find, load
 from ema_core.runs import DefenseSpec, Probes, RunDirectory, RunSpec, Status, probes, recipe, steps
 from ema_core.training import check, train
@@ -169,6 +171,8 @@ def test_the_rule_ends_the_run_where_the_margin_passes_and_there_again(bench: Be
         assert f"at step {where} of 8" in note and run.events()[0][-1]["message"] == note
         assert seen(run) == [event for event in seen(free) if event["step"] <= where]
     assert weights(runs[0]) == weights(runs[1]) != weights(free)
+    assert queue.waits_for(queue.enqueue("evaluate", {"runs": [runs[0].id]})) == [], "it is ready to be evaluated"
+    assert curve_specs(free) and not curve_specs(runs[0]), "stopping early is no undefended run"
     assert train(runs[0], loaded=bench.model).attempt == 1, "it is done: nobody trains it on"
     high = bench.train(bench.spec(at=at, stop=100))
     assert high.state().step == 8 and not high.state().notes and weights(high) == weights(free)
