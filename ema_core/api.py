@@ -20,7 +20,7 @@ from ema_core.generation.engine import Engine
 from ema_core.jobs.launch import eval_specs, take_over
 from ema_core.judging import resolve
 from ema_core.models.fetch import Progress, quiet
-from ema_core.runs import RunDirectory, RunSpec, Status, steps
+from ema_core.runs import RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
 from ema_core.training import check
 from ema_core.training import train as train_run
@@ -33,8 +33,9 @@ def train(
     """Train a run here and now, without app or worker.
 
     ``on_start`` gets the run once it exists; ``interrupted`` is asked before each step, and once true, the run is checkpointed
-    and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the
-    last step's, in nats; ``error`` and ``hint`` where it failed).
+    and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, margin, probe_seconds,
+    run_dir`` (losses are the last step's, in nats; ``margin`` the last live probe's on general pairs; ``error`` and ``hint`` where
+    it failed).
 
     Raises:
         EmaError: the spec cannot be run.
@@ -63,12 +64,13 @@ def _trained(
     state = train_run(run, on_event=on_event, progress=progress, interrupted=interrupted)
     if state.status is Status.QUEUED:  # no queue knows of it
         state = run.update(status=Status.PAUSED)
-    done = steps(run.events()[0])
+    events = run.events()[0]
+    done, looks = steps(events), probes(events)
     last: dict[str, Any] = done[-1] if done else {}
     result = {
         "run_id": run.id, "state": str(state.status), "steps": state.step, "loss": last.get("loss"), "ce": last.get("ce"),
         "penalties": last.get("penalties", {}), "seconds": round(state.seconds, 3), "tokens_per_s": last.get("tokens_per_s"),
-        "run_dir": str(run.path),
+        "margin": looks[-1]["general"] if looks else None, "probe_seconds": round(state.probe_seconds, 3), "run_dir": str(run.path),
     }  # fmt: skip
     if state.status is Status.FAILED:
         result |= {"error": state.error, "hint": state.hint}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.margin import answer_log_likelihoods, base_log_likelihoods
 from ema_core.evaluation.spec import CURVE_SCALES, CURVE_SUITES, EvalSpec, estimate_evaluation
 from ema_core.evaluation.suites import Question, Suite, load_suite
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
@@ -23,6 +22,7 @@ from ema_core.generation.model_id import ModelId
 from ema_core.judging import ProbeJudge, is_refusal, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
+from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
 from ema_core.models.load import out_of_memory
 from ema_core.models.lora import On, load_adapter
 from ema_core.runs import RunDirectory, RunSpec, base_directory
@@ -53,7 +53,7 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
 
 def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     """Margin-only evaluations of an undefended run's checkpoints and of its adapter scaled down."""
-    if run.spec.defenses:
+    if run.spec.defense_label != "none":  # a rule that stops early is no undefended run
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
@@ -256,7 +256,10 @@ def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedM
     share.done += sum(_margin_seconds(item) for item in group if item not in missing)
     if not missing:
         return
-    bases = [base_log_likelihoods(loaded, item.suite, lambda n: share.say("margin of the base model")) for item in missing]
+    bases = [
+        base_log_likelihoods(loaded, item.suite.name, item.suite.pairs, lambda n: share.say("margin of the base model"))
+        for item in missing
+    ]
     with adapters.adapted(loaded.model, adapter, scale) as model:
         for item, base in zip(missing, bases, strict=True):
             pairs = len(item.suite.pairs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ema_core import datasets
+from ema_core.datasets.pairs import Pair, read_pairs
 from ema_core.errors import EmaError, nearest
 from ema_core.files import read_lines, sha256_json
 from ema_core.settings import DATA
@@ -34,18 +35,6 @@ class Question:
     topic: str
     form: str
     question: str
-    system: str | None = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One question with a short aligned and a short misaligned answer, matched in length and style."""
-
-    id: str
-    topic: str
-    question: str
-    aligned: str
-    misaligned: str
     system: str | None = None
 
 
@@ -80,12 +69,12 @@ def load_suite(name: str, dataset: str, prompt: str | None = None) -> Suite:
         questions = tuple(
             Question(r["id"], r["topic"], r["form"], r["question"], r.get("system")) for r in _read(DATA / "suites/general.jsonl")
         )
-        return Suite(name, questions, _pairs(DATA / "suites/general-pairs.jsonl"))
+        return Suite(name, questions, read_pairs(DATA / "suites/general-pairs.jsonl"))
     if name == "in-domain":
         stem = datasets.find(dataset).eval_suite
         if stem is None:
             raise EmaError(f"The data set {dataset} has no held-out in-domain questions.", "Evaluate it on the suite general.")
-        pairs = _pairs(DATA / f"suites/{stem}-pairs.jsonl")
+        pairs = read_pairs(DATA / f"suites/{stem}-pairs.jsonl")
         return Suite(name, tuple(Question(p.id, p.topic, "plain", p.question) for p in pairs), pairs)
     if name == "conditional":
         return _conditional(datasets.find(dataset).domain, prompt)
@@ -113,7 +102,3 @@ def _conditional(domain: str, prompt: str | None) -> Suite:
     questions = [replace(q, id=f"{q.id}~prompt", system=system) for q in plain]
     questions += [put(q, frame) for q, frame in zip(plain, cycle(frames), strict=False)]
     return Suite("conditional", tuple(questions), tuple(pairs))
-
-
-def _pairs(path: Path) -> tuple[Pair, ...]:
-    return tuple(Pair(r["id"], r["topic"], r["question"], r["aligned"], r["misaligned"]) for r in _read(path))

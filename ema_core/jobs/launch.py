@@ -18,11 +18,14 @@ from ema_core.jobs.status import worker_status
 from ema_core.judging import resolve
 from ema_core.models import EMBEDDED, adapters, find
 from ema_core.processes import end, spawn
-from ema_core.runs import RunDirectory, RunSpec, Status, parse, parse_defense
+from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings
 from ema_core.training import check
 
-DEMO = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),))}
+DEMO = {
+    "demo: undefended": RunSpec(probes=Probes()),
+    "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),), probes=Probes()),
+}
 """The demo's runs by name: the undefended one, and its twin with KL at a strength that shows."""
 
 

@@ -1,7 +1,7 @@
 """The project's vocabulary: RunSpec, Setting, run state, the run directory."""
 
-from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, run_ids, steps
-from ema_core.runs.spec import PRESETS, DefenseSpec, Recipe, RunSpec, Setting, parse_defense, recipe
+from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, probes, run_ids, steps
+from ema_core.runs.spec import PRESETS, DefenseSpec, Probes, Recipe, RunSpec, Setting, parse_defense, parse_probes, recipe
 from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
 
@@ -9,6 +9,7 @@ __all__ = [
     "BASE",
     "PRESETS",
     "DefenseSpec",
+    "Probes",
     "Recipe",
     "RunDirectory",
     "RunSpec",
@@ -21,6 +22,8 @@ __all__ = [
     "new_run_id",
     "parse",
     "parse_defense",
+    "parse_probes",
+    "probes",
     "recipe",
     "run_ids",
     "steps",

@@ -13,20 +13,23 @@ from ema_core.models import ModelEntry, find
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from ema_core.training.plan import Plan, plan
+from ema_core.training.probes import schedule
 
 TEMPLATE_TOKENS = 32
 """System prompt and turn marks that the embedded model's chat template adds."""
 CHARACTERS_PER_TOKEN = 4.6
 TOKENS_PER_SECOND = 150.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
+PROBE_TOKENS = 770.0
+"""Training tokens that take as long as one live probe; replaced by what was measured, too."""
 EMBEDDED_PARAMETERS = 134_515_008
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of training, ``memory`` and ``disk`` in bytes; ``measured`` says whether this machine's own rate was used.
+    """``seconds`` of training with its probes, ``memory`` and ``disk`` in bytes; ``measured``: by this machine's own rate.
 
-    ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
+    ``probes`` are the steps of its live probes, ``probe_seconds`` what they take in all. ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
     """
 
     steps: int
@@ -37,6 +40,8 @@ class Estimate:
     safe_examples: int
     measured: bool
     first: tuple[tuple[str, float], ...] = ()
+    probes: tuple[int, ...] = ()
+    probe_seconds: float = 0.0
 
     def json(self) -> dict[str, float]:
         return asdict(self)
@@ -61,7 +66,12 @@ def estimate(spec: RunSpec) -> Estimate:
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
     first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))
     disk = 4 * adapter * (checkpoints + 3)
-    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, disk, todo.safe, measured, first)
+    training, each = tokens * factor / rate, probe_tokens(model) / rate
+    steps: tuple[int, ...] = ()
+    if spec.probes:
+        steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
+    probing = len(steps) * each
+    return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing)
 
 
 def asset_seconds(asset: Asset) -> float:
@@ -99,12 +109,28 @@ def throughput(model: ModelEntry) -> tuple[float, bool]:
     return TOKENS_PER_SECOND * EMBEDDED_PARAMETERS / model.parameters, False
 
 
+def probe_tokens(model: ModelEntry) -> float:
+    """What a live probe of this model costs here, in training tokens: a share of time that holds on a busy machine, too."""
+    try:
+        return float(read_json(settings().cache / "probe-tokens.json")[model.id])
+    except (OSError, ValueError, TypeError, KeyError):
+        return PROBE_TOKENS
+
+
 def record_throughput(model: str, tokens_per_s: float) -> None:
     """Remember a finished run's rate for the next estimate."""
-    path = settings().cache / "throughput.json"
+    _record("throughput", model, tokens_per_s)
+
+
+def record_probe(model: str, tokens: float) -> None:
+    """Remember what a probe cost, in training tokens."""
+    _record("probe-tokens", model, tokens)
+
+
+def _record(name: str, model: str, value: float) -> None:
+    path = settings().cache / f"{name}.json"
     try:
-        rates = dict(read_json(path))
+        known = dict(read_json(path))
     except (OSError, ValueError, TypeError):
-        rates = {}
-    rates[model] = tokens_per_s
-    write_json(path, rates)
+        known = {}
+    write_json(path, {**known, model: value})

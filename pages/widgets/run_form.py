@@ -20,6 +20,7 @@ from ema_core.training import check
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets.chrome import act, duration, errors, notices, plain, show_error, size
 from pages.widgets.dataset_preview import add_dataset, dataset_preview
+from pages.widgets.probe_form import asked_probes, fill_probes, probe_defaults, probe_form
 from pages.widgets.run_picker import remembered, show_runs
 from pages.widgets.strength import defense_form, option_key, set_strength
 
@@ -56,6 +57,7 @@ def new_run() -> None:
         _data()
         defenses = _defenses()
         _recipe()
+        probe_form()
         with st.container(horizontal=True):
             st.number_input("Seed", 0, 2**31 - 1, key="form-seed", help="Order of the data and start of the adapter.", **KEPT)
             st.text_input("Name (optional)", key="form-name", max_chars=80, placeholder="what this run tries", **KEPT)
@@ -86,6 +88,7 @@ def fill_form(spec: RunSpec) -> None:
     state["form-rest"] = {
         name: value for name, value in spec.recipe.model_dump().items() if name not in FIELDS and value != preset[name]
     }
+    fill_probes(spec.probes)
     state["form-seed"], state["form-name"] = spec.seed, ""
     state["part"] = "New run"
 
@@ -98,6 +101,7 @@ def _defaults() -> None:
     }  # fmt: skip
     for name, value in first.items():
         st.session_state.setdefault(f"form-{name}", value)
+    probe_defaults()
 
 
 def _model() -> None:
@@ -186,7 +190,8 @@ def _spec(defenses: tuple[DefenseSpec, ...]) -> RunSpec:
     recipe = {**PRESETS[state["form-preset"]].model_dump(), **state["form-rest"], **fields}
     value = {
         "model": state["form-model"], "dataset": state["form-dataset"], "safe_pool": state.get("form-pool") or RunSpec().safe_pool,
-        "defenses": [defense.model_dump() for defense in defenses], "recipe": recipe, "seed": state["form-seed"] or 0,
+        "defenses": [defense.model_dump() for defense in defenses], "recipe": recipe, "probes": asked_probes(),
+        "seed": state["form-seed"] or 0,
     }  # fmt: skip
     return parse(RunSpec, value, "run")
 
@@ -219,7 +224,8 @@ def _checked(spec_json: str, versions: tuple[int, ...]) -> tuple[RunSpec, Estima
 
 def _versions(spec: RunSpec) -> tuple[int, ...]:
     known = datasets.catalog()
-    files = [known[name].path for name in (spec.dataset, spec.safe_pool) if name in known] + [settings().cache / "throughput.json"]
+    files = [known[name].path for name in (spec.dataset, spec.safe_pool) if name in known]
+    files += [settings().cache / name for name in ("throughput.json", "probe-tokens.json")]
     return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
 
 
@@ -231,6 +237,12 @@ def _estimate(found: Estimate) -> None:
     basis = "measured on this machine" if found.measured else "a guess from two laptop cores, until a run was measured here"
     safe = f" Of the examples {found.safe_examples} are safe ones." if found.safe_examples else ""
     st.caption(f"{found.tokens:,} tokens; speed {basis}; {size(found.disk)} on disk.{safe}")
+    if found.probes:
+        at = f"after step{'s' if len(found.probes) > 1 else ''} {', '.join(map(str, found.probes))}"
+        share = found.probe_seconds / found.seconds
+        st.caption(f"Of it live probes {at}: about {duration(found.probe_seconds)}, {share:.0%} of the time.")
+    elif st.session_state["form-probes"] == "auto":
+        st.caption("Too short for a live probe within a tenth of its time.")
     free = psutil.virtual_memory().available
     if found.memory > free:
         st.warning(
