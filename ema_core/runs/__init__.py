@@ -4,9 +4,11 @@ from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_dire
 from ema_core.runs.spec import PRESETS, DefenseSpec, Recipe, RunSpec, Setting, parse_defense, recipe
 from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
+from ema_core.runs.study import MANY_RUNS, StudyEvaluation, StudySpec
 
 __all__ = [
     "BASE",
+    "MANY_RUNS",
     "PRESETS",
     "DefenseSpec",
     "Recipe",
@@ -16,6 +18,8 @@ __all__ = [
     "Setting",
     "Status",
     "Strict",
+    "StudyEvaluation",
+    "StudySpec",
     "answering_ids",
     "base_directory",
     "new_run_id",
