@@ -113,7 +113,8 @@ def start_worker() -> subprocess.Popen[bytes]:
 
 def line(now: StudyStatus) -> str:
     """One line: counts, time left, what is at work."""
-    parts = [f"{now.count('done')} of {now.total} done"]
+    trained = sum(cell.trained for cell in now.cells)
+    parts = [f"{trained} of {now.total} trained", f"{now.count('done')} done"]
     parts += [f"{now.count('failed')} failed"] if now.count("failed") else []
     parts += [f"{now.left} left", f"about {duration(now.seconds_left)}"] if now.left else []
     at_work = [cell for cell in now.cells if cell.state == "running"]

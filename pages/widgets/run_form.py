@@ -22,6 +22,7 @@ from pages.widgets.chrome import act, duration, errors, notices, plain, show_err
 from pages.widgets.dataset_preview import add_dataset, dataset_preview
 from pages.widgets.run_picker import remembered, show_runs
 from pages.widgets.strength import defense_form, option_key, set_strength
+from pages.widgets.sweep import sweep
 
 KEPT = {"persist_state": "session"}
 FIELDS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -204,10 +205,12 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
     if not worker_status().alive:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
     notices("launch")
-    st.button(
-        "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
-        help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
-    )  # fmt: skip
+    with st.container(horizontal=True, key="launch-row"):
+        st.button(
+            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
+            help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
+        )  # fmt: skip
+        sweep(spec)
 
 
 @st.cache_data(show_spinner=False, max_entries=200)
