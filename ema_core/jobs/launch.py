@@ -35,14 +35,22 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
     Raises:
         EmaError: the spec cannot be run; nothing was made.
     """
-    spec = check(spec, assets_first=True)
-    first = [job.id for job in make_assets(spec)]
-    run = RunDirectory.create(spec, name)
-    job = queue.enqueue("train", {"runs": [run.id]}, first)
+    run, job = queue_run(check(spec, assets_first=True), name)
     if evaluate_after:
         preset = "paper" if spec.recipe.preset == "paper" else "demo"
         launch_evaluation([run.id], preset=preset, unfinished=True)
     return run, job
+
+
+def queue_run(spec: RunSpec, name: str = "") -> tuple[RunDirectory, queue.Job]:
+    """A run of a spec that ``check`` returned, queued behind what it needs first.
+
+    Raises:
+        EmaError: something is missing that no job can make; nothing was made.
+    """
+    first = [job.id for job in make_assets(spec)]
+    run = RunDirectory.create(spec, name)
+    return run, queue.enqueue("train", {"runs": [run.id]}, first)
 
 
 def make_assets(spec: RunSpec) -> list[queue.Job]:
@@ -114,11 +122,17 @@ def launch_evaluation(
     return queue.enqueue("evaluate", payload)
 
 
-def eval_specs(suites: Sequence[str], samples: int | None, preset: str, judge: str) -> list[EvalSpec]:
+def eval_specs(
+    suites: Sequence[str], samples: int | None, preset: str, judge: str, max_tokens: int | None = None
+) -> list[EvalSpec]:  # fmt: skip
     """One spec a suite, with the preset's numbers where nothing else is asked for."""
     if preset not in EVAL_PRESETS:
         raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(EVAL_PRESETS)}.")
-    values = {**EVAL_PRESETS[preset], **({} if samples is None else {"samples": samples})}
+    values = {
+        **EVAL_PRESETS[preset],
+        **({} if samples is None else {"samples": samples}),
+        **({} if max_tokens is None else {"max_tokens": max_tokens}),
+    }
     return [parse(EvalSpec, {"suite": suite, "judge": judge, **values}, "evaluation") for suite in suites]
 
 

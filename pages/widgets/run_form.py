@@ -23,6 +23,7 @@ from pages.widgets.dataset_preview import add_dataset, dataset_preview
 from pages.widgets.probe_form import asked_probes, fill_probes, probe_defaults, probe_form
 from pages.widgets.run_picker import remembered, show_runs
 from pages.widgets.strength import defense_form, option_key, set_strength
+from pages.widgets.sweep import sweep
 
 KEPT = {"persist_state": "session"}
 FIELDS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -209,10 +210,12 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
     if not worker_status().alive:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
     notices("launch")
-    st.button(
-        "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
-        help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
-    )  # fmt: skip
+    with st.container(horizontal=True, key="launch-row"):
+        st.button(
+            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
+            help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
+        )  # fmt: skip
+        sweep(spec)
 
 
 @st.cache_data(show_spinner=False, max_entries=200)
