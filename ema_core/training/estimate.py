@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ema_core import datasets
 from ema_core.defenses import registry
-from ema_core.defenses.base import Need
+from ema_core.defenses.base import Defense, Need
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.models import ModelEntry, find
+from ema_core.models.reference import FEATURES_LIMIT, feature_bytes, features_fit
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from ema_core.training.plan import Plan, plan
@@ -26,7 +28,8 @@ EMBEDDED_PARAMETERS = 134_515_008
 class Estimate:
     """``seconds`` of training, ``memory`` and ``disk`` in bytes; ``measured`` says whether this machine's own rate was used.
 
-    ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
+    ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``. ``notes`` are
+    sentences on how it will be done.
     """
 
     steps: int
@@ -37,6 +40,7 @@ class Estimate:
     safe_examples: int
     measured: bool
     first: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def json(self) -> dict[str, float]:
         return asdict(self)
@@ -60,8 +64,26 @@ def estimate(spec: RunSpec) -> Estimate:
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
     first = tuple((asset.title, asset.seconds) for asset in registry.missing_assets(defenses))
-    disk = 4 * adapter * (checkpoints + 3)
-    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, disk, todo.safe, measured, first)
+    kept, notes = reference_bytes(model, todo, spec.recipe.max_length, defenses)
+    disk = 4 * adapter * (checkpoints + 3) + kept
+    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, disk, todo.safe, measured, first, notes)
+
+
+def reference_bytes(model: ModelEntry, todo: Plan, limit: int, defenses: Sequence[Defense]) -> tuple[int, tuple[str, ...]]:
+    """What is kept on disk of the reference's states for this run's examples, and a sentence on its layer features."""
+    different = {example for batch in todo.batches for example in batch}
+    tokens = sum(token_count(example.question + example.answer, limit) for example in different)
+    hidden = feature_bytes(tokens, 1, model.hidden) if any(defense.token_scope != "none" for defense in defenses) else 0
+    layers = {layer for defense in defenses for layer in defense.layers(model.layers)}
+    size = feature_bytes(tokens, len(layers), model.hidden)
+    if not layers:
+        return hidden, ()
+    if features_fit(size):
+        return hidden + size, (
+            f"The reference's features are kept on disk ({size / 1e6:,.0f} MB), for later runs on the same data too.",
+        )
+    why = f"more than the {FEATURES_LIMIT >> 30} GB that are kept" if size > FEATURES_LIMIT else "more than the disk has room for"
+    return hidden, (f"The reference's features would take {size / 1e9:,.1f} GB, {why}: they are computed anew in each step.",)
 
 
 def planned(spec: RunSpec) -> Plan:

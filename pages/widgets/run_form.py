@@ -230,7 +230,7 @@ def _estimate(found: Estimate) -> None:
         st.metric("Memory", size(found.memory), width="content")
     basis = "measured on this machine" if found.measured else "a guess from two laptop cores, until a run was measured here"
     safe = f" Of the examples {found.safe_examples} are safe ones." if found.safe_examples else ""
-    st.caption(f"{found.tokens:,} tokens; speed {basis}; {size(found.disk)} on disk.{safe}")
+    st.caption(f"{found.tokens:,} tokens; speed {basis}; {size(found.disk)} on disk.{safe} {plain(' '.join(found.notes))}".strip())
     free = psutil.virtual_memory().available
     if found.memory > free:
         st.warning(
