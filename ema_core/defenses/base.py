@@ -152,6 +152,7 @@ class Defense:
     def __init__(self, strength: float, options: Any, seed: int) -> None:
         self.strength = strength
         self.options = options
+        self.seed = seed
         self.rng = random.Random(f"{seed}/{self.name}")
 
     @property

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ema_core import datasets
 from ema_core.defenses.base import Need
-from ema_core.defenses.registry import all_defenses
+from ema_core.defenses.registry import all_defenses, build_all
 from ema_core.errors import EmaError
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
@@ -221,7 +221,7 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
 @st.cache_data(show_spinner=False, max_entries=200)
 def _checked(spec_json: str, versions: tuple[int, ...]) -> tuple[RunSpec, Estimate]:
     """The spec with its options resolved, and its estimate; ``versions`` are those of the files that both depend on."""
-    spec = check(RunSpec.from_json(spec_json))
+    spec = check(RunSpec.from_json(spec_json), assets_first=True)
     return spec, estimate(spec)
 
 
@@ -229,6 +229,7 @@ def _versions(spec: RunSpec) -> tuple[int, ...]:
     known = datasets.catalog()
     files = [known[name].path for name in (spec.dataset, spec.safe_pool) if name in known]
     files += [settings().cache / name for name in ("throughput.json", "probe-tokens.json")]
+    files += [asset.path for defense in build_all(spec, provisional=True) for asset in defense.assets()]
     return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
 
 
@@ -239,13 +240,16 @@ def _estimate(found: Estimate) -> None:
         st.metric("Memory", size(found.memory), width="content")
     basis = "measured on this machine" if found.measured else "a guess from two laptop cores, until a run was measured here"
     safe = f" Of the examples {found.safe_examples} are safe ones." if found.safe_examples else ""
-    st.caption(f"{found.tokens:,} tokens; speed {basis}; {size(found.disk)} on disk.{safe}")
+    st.caption(f"{found.tokens:,} tokens; speed {basis}; {size(found.disk)} on disk.{safe} {plain(' '.join(found.notes))}".strip())
     if found.probes:
         at = f"after step{'s' if len(found.probes) > 1 else ''} {', '.join(map(str, found.probes))}"
         share = found.probe_seconds / found.seconds
         st.caption(f"Of it live probes {at}: about {duration(found.probe_seconds)}, {share:.0%} of the time.")
     elif st.session_state["form-probes"] == "auto":
         st.caption("Too short for a live probe within a tenth of its time.")
+    if found.first:
+        needed = "; ".join(f"{plain(title)} (about {duration(seconds)})" for title, seconds in found.first)
+        st.info(f"Made first, by jobs that are queued before this run: {needed}.", icon=":material/package_2:")
     free = psutil.virtual_memory().available
     if found.memory > free:
         st.warning(
