@@ -19,6 +19,7 @@ from ema_core.evaluation.evaluate import Interrupted, curve_specs, evaluate
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import write_json
 from ema_core.jobs import queue
+from ema_core.jobs.persona import build_vector
 from ema_core.jobs.status import beat_path, worker_status
 from ema_core.models import LoadedModel, load, prepare
 from ema_core.runs import RunDirectory, Status
@@ -182,6 +183,17 @@ class Worker:
         )
         self._finish(job)
 
+    def _persona(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        build_vector(
+            job.payload["trait"],
+            job.payload["model"],
+            force=bool(job.payload.get("force")),
+            loader=lambda model, device: self._model(model, device, progress),
+            progress=progress,
+            interrupted=lambda: self._over(job),
+        )
+        self._finish(job)
+
     @staticmethod
     def _finish(job: queue.Job) -> None:
         queue.change(job.id, status="done", share=1.0, activity="", finished=time.time())
@@ -191,4 +203,5 @@ KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], Non
     "prepare": Worker._prepare,
     "train": Worker._train,
     "evaluate": Worker._evaluate,
+    "persona": Worker._persona,
 }
