@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ema_core.chats import keep, log
+from ema_core.chats import keep, log, monitor
 from ema_core.chats.view import COMPLETE, Answers, Chat, Sample
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import NOT_JUDGED
@@ -26,7 +26,9 @@ def unjudged(chat: Chat, judge: str) -> list[tuple[str, Answers, Sample]]:
 
 
 def judge_answers(chat: Chat) -> int:
-    """Judge what is not judged yet, in one call; says how many. What was kept before is kept with its scores then.
+    """Judge what is not judged yet, in one call, and project it on the persona vector where there is one; says how many.
+
+    What was kept before is kept with its scores then.
 
     Raises:
         EmaError: nothing to judge, or the engine cannot be asked.
@@ -34,6 +36,8 @@ def judge_answers(chat: Chat) -> int:
     judge = resolve("probe")
     todo = unjudged(chat, judge)
     if not todo:
+        if read := monitor.project_answers(chat):  # judged before there was a vector
+            return read
         if chat.turns and all(turn.question.suite == "in-domain" for turn in chat.turns):
             raise EmaError("Nothing is judged here.", f"{NOT_JUDGED[0].upper()}{NOT_JUDGED[1:]}.")
         raise EmaError("There is no new answer to judge.", "Stopped and cut answers are not judged; ask once more.")
@@ -47,4 +51,5 @@ def judge_answers(chat: Chat) -> int:
         rows.append({**where, "aligned": one["aligned"], "coherent": one["coherent"], "status": one["status"]})
     log.append(chat.id, {"kind": "judged", "judge": str(found[0]["judge"]), "judgments": rows})
     keep.judged_later(log.Log(chat.id).chat())
+    monitor.project_answers(chat)
     return len(rows)

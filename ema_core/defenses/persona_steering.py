@@ -74,7 +74,8 @@ class PersonaSteering(Defense):
     options_type = SteeringOptions
     needs = frozenset({Need.PERSONA_VECTOR})
     refuses = {
-        other: "the reference is not steered, so the penalty would punish the steering itself" for other in ("kl", "kl-safe", "ldifs")
+        other: "the reference is not steered, so the penalty would punish the steering itself"
+        for other in ("kl", "kl-safe", "ldifs")
     }
 
     def assets(self) -> Sequence[Asset]:

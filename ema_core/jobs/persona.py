@@ -74,8 +74,6 @@ def build_vector(
             return build(texts, loaded, None, None, say, began)
         judge = resolve("probe")
         drawn = _drawn_path(trait, entry.id, loaded.weights_hash)
-        if force:
-            drawn.unlink(missing_ok=True)
         asked = to_ask(texts)
         answers = _draw(texts, asked, loaded, drawn, lambda share: say(0.65 * share, f"rollouts, {share:.0%}"))
         rollouts = _judged(asked, answers, loaded, judge, lambda share, what: say(0.65 + 0.1 * share, "judging the rollouts"))
@@ -95,9 +93,7 @@ def _draw(
 ) -> dict[str, str]:
     """One answer for each rollout, by key; each goes to ``kept`` as soon as it is there."""
     answers = {str(row["key"]): str(row["answer"]) for row in read_lines(kept)[0] if {"key", "answer"} <= row.keys()}
-    prompts = [
-        Prompt(one.key, one.text, one.system, row_seed(0, texts.trait, one.key)) for one in asked if one.key not in answers
-    ]
+    prompts = [Prompt(one.key, one.text, one.system, row_seed(0, texts.trait, one.key)) for one in asked if one.key not in answers]
 
     def keep(done: list[Completion]) -> None:
         if done:

@@ -97,7 +97,9 @@ def rows_of(
         ]
         return sides[0], sides[1], "rollouts", f"{len(kept)} pairs of rollouts passed the filter; {MIN_KEPT} are needed", len(kept)
     if rollouts is None:
-        why = "no judge here knows this trait, so rollouts cannot be filtered" if texts.judged is None else "rollouts were not drawn"
+        why = (
+            "no judge here knows this trait, so rollouts cannot be filtered" if texts.judged is None else "rollouts were not drawn"
+        )
     else:
         why = f"only {len(kept)} pairs of rollouts passed the filter; {MIN_KEPT} are needed"
     written = {
@@ -170,5 +172,3 @@ def separations(vectors: torch.Tensor, positive: torch.Tensor, negative: torch.T
             )
         )  # fmt: skip
     return found
-
-

@@ -112,7 +112,8 @@ class Card(Strict):
             )
         if weights_hash is not None and weights_hash != self.weights_hash:
             raise EmaError(
-                f"The vector {self.id} was made for {self.model} with weights {self.weights_hash}; {model} here has {weights_hash}.", again
+                f"The vector {self.id} was made for {self.model} with weights {self.weights_hash}; {model} here has {weights_hash}.",
+                again,
             )
 
     def check_layer(self, layer: int) -> int:
@@ -122,7 +123,9 @@ class Card(Strict):
             EmaError: there is no such layer.
         """
         if not 0 <= layer <= self.layers:
-            raise EmaError(f"There is no layer {layer} in the vector {self.id}.", f"Choose 1 to {self.layers}, or 0 for {self.layer}.")
+            raise EmaError(
+                f"There is no layer {layer} in the vector {self.id}.", f"Choose 1 to {self.layers}, or 0 for {self.layer}."
+            )
         return layer or self.layer
 
 
