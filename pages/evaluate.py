@@ -10,8 +10,8 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder, curve_specs
-from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation
-from ema_core.evaluation.suites import SUITES, Suite, load_suite
+from ema_core.evaluation.spec import CURVE_SUITES, EVAL_PRESETS, estimate_evaluation
+from ema_core.evaluation.suites import DEFAULT_SUITES, SUITES, Suite, load_suite
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import SHIPPED, known_judges, read_card, resolve
@@ -84,7 +84,7 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
         first, second, third, fourth = st.columns([3, 2, 2, 3])
         suites = first.pills(
-            "Suites", list(SUITES), selection_mode="multi", default=list(SUITES), key="eval-suites", help=_suites_help()
+            "Suites", list(SUITES), selection_mode="multi", default=list(DEFAULT_SUITES), key="eval-suites", help=_suites_help()
         )
         preset = second.segmented_control(
             "Preset",
@@ -144,11 +144,11 @@ def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_o
     seconds, pairs = estimate_evaluation(asked, 0, 1, limit) if asked else 0.0, 0
     for run_id, of_run in suites.items():
         for suite in of_run:
-            seconds += estimate_evaluation(len(suite.questions), len(suite.pairs), samples, limit, judged=suite.name != "in-domain")
+            seconds += estimate_evaluation(len(suite.questions), len(suite.pairs), samples, limit, judged=suite.name == "general")
             pairs, asked = pairs + len(suite.pairs), asked + samples * len(suite.questions)
         if run_id in curves_of:  # both suites, whichever were chosen
-            states = len(curve_specs(RunDirectory.open(run_id))) // len(SUITES)
-            more = states * sum(len(load_suite(name, run_info(run_id).dataset).pairs) for name in SUITES)
+            states = len(curve_specs(RunDirectory.open(run_id))) // len(CURVE_SUITES)
+            more = states * sum(len(load_suite(name, run_info(run_id).dataset).pairs) for name in CURVE_SUITES)
             seconds, pairs = seconds + estimate_evaluation(0, more, 0, limit), pairs + more
     sampled = f"{asked} answers of at most {limit} tokens, the base's among them" if asked else "no sampled answers"
     return (

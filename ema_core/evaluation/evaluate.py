@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.margin import answer_log_likelihoods, base_log_likelihoods
-from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
+from ema_core.evaluation.spec import CURVE_SCALES, CURVE_SUITES, EvalSpec, estimate_evaluation
 from ema_core.evaluation.suites import Question, Suite, load_suite
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
@@ -23,12 +22,13 @@ from ema_core.generation.model_id import ModelId
 from ema_core.judging import ProbeJudge, is_refusal, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
+from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
 from ema_core.models.load import out_of_memory
 from ema_core.models.lora import On, load_adapter
-from ema_core.runs import RunDirectory, base_directory
+from ema_core.runs import RunDirectory, RunSpec, base_directory
 
 MOST_ADAPTERS = 16
-NOT_JUDGED = "in-domain answers are not judged by the probe: it reads the topic; the margin is the measure there"
+NOT_JUDGED = "in-domain and conditional answers are not judged by the probe: it reads the topic; the margin is the measure there"
 
 
 class Interrupted(Exception):
@@ -53,11 +53,16 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
 
 def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     """Margin-only evaluations of an undefended run's checkpoints and of its adapter scaled down."""
-    if run.spec.defenses:
+    if run.spec.defense_label != "none":  # a rule that stops early is no undefended run
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
-    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in ("general", "in-domain")]
+    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in CURVE_SUITES]
+
+
+def inoculation_prompt(spec: RunSpec) -> str | None:
+    """The system prompt that a run was inoculated with, where it is another than the paper's."""
+    return next((defense.options.get("text") for defense in spec.defenses if defense.name == "inoculation"), None)
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class Item:
 
     @property
     def judge(self) -> str | None:
-        """The full id; None where nobody judges. In-domain answers are not the probe's to judge."""
-        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite != "in-domain" else None
+        """The full id; None where nobody judges: answers of the training's domain, or dressed like it, are not the probe's to judge."""
+        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite == "general" else None
 
     @property
     def how(self) -> SamplingSettings:
@@ -128,12 +133,14 @@ def items(runs: Mapping[RunDirectory, Sequence[EvalSpec]]) -> list[Item]:
         model, device, dataset = run.spec.model, run.spec.device, run.spec.dataset
         for spec in specs:
             resolve(spec.judge)
-            item = Item(run, spec, load_suite(spec.suite, dataset), adapter_folder(run, spec.step), model, device)
+            suite = load_suite(spec.suite, dataset, inoculation_prompt(run.spec))
+            item = Item(run, spec, suite, adapter_folder(run, spec.step), model, device)
             found[item.target] = item
     for run, specs in runs.items():
         base = base_directory(run.spec.model)
         for spec in base_specs(specs):
-            item = Item(base, spec, load_suite(spec.suite, run.spec.dataset), None, run.spec.model, run.spec.device)
+            suite = load_suite(spec.suite, run.spec.dataset, inoculation_prompt(run.spec))
+            item = Item(base, spec, suite, None, run.spec.model, run.spec.device)
             found.setdefault(item.target, item)
     return list(found.values())
 
@@ -249,7 +256,10 @@ def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedM
     share.done += sum(_margin_seconds(item) for item in group if item not in missing)
     if not missing:
         return
-    bases = [base_log_likelihoods(loaded, item.suite, lambda n: share.say("margin of the base model")) for item in missing]
+    bases = [
+        base_log_likelihoods(loaded, item.suite.name, item.suite.pairs, lambda n: share.say("margin of the base model"))
+        for item in missing
+    ]
     with adapters.adapted(loaded.model, adapter, scale) as model:
         for item, base in zip(missing, bases, strict=True):
             pairs = len(item.suite.pairs)

@@ -34,6 +34,8 @@ class EvalSpec(Strict):
 EVAL_PRESETS: dict[str, dict[str, int]] = {"demo": {"samples": 2, "max_tokens": 80}, "paper": {"samples": 50, "max_tokens": 600}}
 Preset = Literal["demo", "paper"]
 
+CURVE_SUITES = ("general", "in-domain")
+"""What the cheap alternatives are measured on."""
 CURVE_SCALES = (0.25, 0.5, 0.75)
 """Strengths of the undefended adapter that the trade-off figures are drawn over (FIELD: "two missing baselines")."""
 

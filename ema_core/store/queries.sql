@@ -19,6 +19,11 @@ SELECT penalties.*, defense_label, seed, name
 FROM penalties JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, defense, step
 
+-- name: probes
+SELECT probes.*, defense_label, seed, name
+FROM probes JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
+ORDER BY run_id, step
+
 -- name: evals
 SELECT evals.run_id, eval_id, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale, evals.judge,
     samples, max_tokens, temperature, top_p, evals.seed AS eval_seed, evals.adapter_hash, evals.weights_hash, suite_hash,
@@ -59,11 +64,12 @@ ORDER BY run_id, eval_id, pair_id
 
 -- name: counts
 SELECT run_id,
-    coalesce(s.n, 0) AS steps, coalesce(p.n, 0) AS penalties, coalesce(e.n, 0) AS evals,
+    coalesce(s.n, 0) AS steps, coalesce(p.n, 0) AS penalties, coalesce(l.n, 0) AS probes, coalesce(e.n, 0) AS evals,
     coalesce(a.n, 0) AS samples, coalesce(j.n, 0) AS judgments, coalesce(m.n, 0) AS margins
 FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM steps GROUP BY 1) AS s USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM penalties GROUP BY 1) AS p USING (run_id)
+    LEFT JOIN (SELECT run_id, count(*) AS n FROM probes GROUP BY 1) AS l USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM evals GROUP BY 1) AS e USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM samples GROUP BY 1) AS a USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM judgments GROUP BY 1) AS j USING (run_id)

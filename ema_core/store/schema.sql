@@ -20,6 +20,14 @@ CREATE TABLE steps (
 
 CREATE TABLE penalties (run_id VARCHAR, step BIGINT, defense VARCHAR, raw DOUBLE, weighted DOUBLE);
 
+-- Live probes, each step once; step 0 is the base. Margins are changes from it.
+CREATE TABLE probes (
+    run_id VARCHAR, step BIGINT, attempt BIGINT, general DOUBLE, general_low DOUBLE, general_high DOUBLE,
+    in_domain DOUBLE, in_domain_low DOUBLE, in_domain_high DOUBLE, projection DOUBLE,
+    answers VARCHAR, -- JSON: what it would say, [{prompt, answer}]
+    seconds DOUBLE, time DOUBLE
+);
+
 CREATE TABLE evals (
     run_id VARCHAR, eval_id VARCHAR, suite VARCHAR, samples BIGINT, max_tokens BIGINT, temperature DOUBLE, top_p DOUBLE,
     seed BIGINT, judge VARCHAR, step BIGINT, scale DOUBLE, adapter_hash VARCHAR, weights_hash VARCHAR, suite_hash VARCHAR,

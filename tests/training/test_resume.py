@@ -92,20 +92,20 @@ def test_a_stopped_run_keeps_a_usable_adapter(model, home: Path) -> None:
 def test_numbers_that_are_not_finite_end_the_run_in_words_and_keep_the_last_checkpoint(model, home: Path) -> None:
     add_tiny(home)
     run = RunDirectory.create(tiny_spec(steps=6, learning_rate=0.1, checkpoint_every=1))
-    from ema_core.training import loop
+    from ema_core.training import step
 
-    original, calls = loop.token_losses, []
+    original, calls = step.token_losses, []
 
     def overflowing(*args):
         losses, gradient = original(*args)
         calls.append(1)
         return losses, gradient * float("nan") if len(calls) == 3 else gradient
 
-    loop.token_losses = overflowing
+    step.token_losses = overflowing
     try:
         state = train(run, loaded=model)
     finally:
-        loop.token_losses = original
+        step.token_losses = original
     assert state.status is Status.FAILED and "not a finite number at step 3" in state.error and "learning rate" in state.hint
     assert run.checkpoint_steps() == [1, 2]
     assert train(run, loaded=model).status is Status.DONE
