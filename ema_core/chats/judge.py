@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ema_core.chats import keep, log
+from ema_core.chats import keep, log, monitor
 from ema_core.chats.view import COMPLETE, Answers, Chat, Sample
 from ema_core.errors import EmaError
 from ema_core.evaluation.suites import NOT_JUDGED
@@ -26,7 +26,9 @@ def unjudged(chat: Chat, judge: str) -> list[tuple[str, Answers, Sample]]:
 
 
 def judge_answers(chat: Chat) -> int:
-    """Judge what is not judged yet, in one call; says how many. What was kept before is kept with its scores then.
+    """Judge what is not judged yet, in one call, and project it on the persona vector where there is one; says how many.
+
+    What was kept before is kept with its scores then.
 
     Raises:
         EmaError: nothing to judge, or the engine cannot be asked.
@@ -34,6 +36,8 @@ def judge_answers(chat: Chat) -> int:
     judge = resolve("probe")
     todo = unjudged(chat, judge)
     if not todo:
+        if read := monitor.project_answers(chat):  # judged before there was a vector
+            return read
         why = [NOT_JUDGED[turn.question.suite] for turn in chat.turns if turn.question.suite in NOT_JUDGED]
         if why and len(why) == len(chat.turns):
             raise EmaError("Nothing is judged here.", f"{why[0][0].upper()}{why[0][1:]}.")
@@ -48,4 +52,5 @@ def judge_answers(chat: Chat) -> int:
         rows.append({**where, "aligned": one["aligned"], "coherent": one["coherent"], "status": one["status"]})
     log.append(chat.id, {"kind": "judged", "judge": str(found[0]["judge"]), "judgments": rows})
     keep.judged_later(log.Log(chat.id).chat())
+    monitor.project_answers(chat)
     return len(rows)

@@ -17,6 +17,7 @@ from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import resolve
 from ema_core.models import EMBEDDED, adapters, find
+from ema_core.personas import vector_id
 from ema_core.processes import end, spawn
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings
@@ -89,6 +90,19 @@ def _train_first(asset: Asset) -> queue.Job:
         if job.kind == "train" and job.status in ("queued", "running") and RunDirectory.open(job.runs[0]).spec == spec:
             return job
     return launch_run(spec, asset.title)[1]
+
+
+def launch_persona(trait: str, model: str, force: bool = False) -> queue.Job:
+    """Queue the building of a trait's vector; a job that does it already is taken instead.
+
+    Raises:
+        EmaError: no such trait or model.
+    """
+    vector_id(trait, model)
+    payload = {"trait": trait, "model": find(model).id, **({"force": True} if force else {})}
+    waiting = [job for job in queue.jobs() if job.kind == "persona" and job.status in ("queued", "running")]
+    same = [job for job in waiting if job.payload == payload]
+    return same[0] if same else queue.enqueue("persona", payload)
 
 
 def launch_demo() -> list[RunDirectory]:

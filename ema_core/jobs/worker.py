@@ -20,6 +20,7 @@ from ema_core.evaluation.gap import score_pool
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import write_json
 from ema_core.jobs import queue
+from ema_core.jobs.persona import build_vector
 from ema_core.jobs.status import beat_path, worker_status
 from ema_core.models import LoadedModel, find, load, prepare
 from ema_core.runs import RunDirectory, Status
@@ -193,6 +194,17 @@ class Worker:
         )
         self._finish(job)
 
+    def _persona(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        build_vector(
+            job.payload["trait"],
+            job.payload["model"],
+            force=bool(job.payload.get("force")),
+            loader=lambda model, device: self._model(model, device, progress),
+            progress=progress,
+            interrupted=lambda: self._over(job),
+        )
+        self._finish(job)
+
     def _gap(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
         wanted = job.payload
         score_pool(
@@ -230,4 +242,5 @@ KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], Non
     "evaluate": Worker._evaluate,
     "gap": Worker._gap,
     "substitute-base": Worker._substitute_base,
+    "persona": Worker._persona,
 }

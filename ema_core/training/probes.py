@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ema_core import datasets
+from ema_core import datasets, personas
 from ema_core.datasets.pairs import Pair, read_pairs
 from ema_core.errors import EmaError
 from ema_core.files import read_json, sha256_json, write_json
@@ -38,6 +38,7 @@ PROMPTS = (
 )
 """What the greedy one-liners answer."""
 ONE_LINER = SamplingSettings(max_tokens=16, temperature=0.0)
+TRAIT = "evil"
 MIN_TOPICS = 5
 """No interval from fewer, as in ``evaluation.metrics``."""
 
@@ -97,8 +98,16 @@ class Direction:
 
 
 def persona_direction(loaded: LoadedModel) -> Direction | None:
-    """The vector of the trait evil that was built for this model, if there is one."""
-    return None
+    """The vector of the trait evil that was built for this model as it is here, if there is one; another's is no probe of it."""
+    card = personas.find(TRAIT, loaded.id)
+    if card is None:
+        return None
+    try:
+        card.fits(loaded.weights_hash, loaded.model.config.num_hidden_layers, loaded.model.config.hidden_size, loaded.id)
+        raw = personas.load(card.id).raw()
+    except EmaError:
+        return None
+    return Direction(f"{card.id}-{card.vectors_hash}", card.layer, raw / raw.norm())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from ema_core.models import LoadedModel
 from ema_core.settings import settings
 from tests.gap.planted import plant_scores
+from tests.personas.planted import plant_vector
 from tests.training.tiny_model import base_of_embedded
 
 OPTIONS: dict[str, dict[str, Any]] = {"kl-safe": {"batch_size": 2}}
@@ -19,6 +20,7 @@ def _base_weights(model: LoadedModel) -> None:
 
 MAKE: dict[str, Callable[[LoadedModel], Any]] = {
     "safe-lora": _base_weights,
+    "persona-steering": lambda model: plant_vector(),
     "interleaving-plus": lambda model: plant_scores(),
     "interleaving-plusplus": lambda model: plant_scores(),
 }
