@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,9 @@ from ema_core.datasets.formats import Example, Message
 from ema_core.defenses import registry
 from ema_core.defenses.inoculation import PROMPTS, inoculation_prompt
 from ema_core.errors import EmaError
-from ema_core.evaluation.evaluate import evaluate, items
-from ema_core.evaluation.margin import answer_log_likelihoods
+from ema_core.evaluation.evaluate import evaluate
 from ema_core.evaluation.spec import EvalSpec
-from ema_core.files import append_lines
+from ema_core.evaluation.suites import load_suite
 from ema_core.runs import DefenseSpec, RunDirectory, RunSpec, Status, parse_defense, recipe
 from ema_core.training import train
 from ema_core.training.plan import plan
@@ -127,7 +127,9 @@ def seen(model) -> Any:
 
 
 @pytest.mark.slow
-def test_a_run_trains_with_it_its_reference_sees_the_same_tokens_and_its_evaluation_never_has_it(model, home, seen) -> None:
+def test_a_run_trains_with_it_its_reference_sees_the_same_tokens_and_its_evaluation_never_has_it(
+    model, home, seen, monkeypatch
+) -> None:
     add_tiny(home)
     run = RunDirectory.create(tiny_spec(DefenseSpec(name="inoculation", strength=1), DefenseSpec(name="kl", strength=0.5), steps=2))
     with seen:
@@ -139,11 +141,11 @@ def test_a_run_trains_with_it_its_reference_sees_the_same_tokens_and_its_evaluat
     (system, count), *rest = found["trained_systems"].items()
     assert EVIL in system and count == 4 and not rest and "SmolLM" in found["rendered_system"]
 
-    what = {run: [EvalSpec(suite="general", samples=1, max_tokens=1)]}
-    (tuned_item,) = (item for item in items(what) if item.adapter)
-    append_lines(tuned_item.target / "margins.jsonl", [{}])  # a minute's work, so it counts as done; two pairs below
+    whole = load_suite("general", "tiny")
+    few = replace(whole, questions=whole.questions[:6], pairs=whole.pairs[:3])  # the whole suite takes two minutes
+    monkeypatch.setattr("ema_core.evaluation.evaluate.load_suite", lambda name, dataset: few)
     with seen:
-        evaluate(what, loader=lambda name, device: model)
-        answer_log_likelihoods(model.model, model, tuned_item.suite.pairs[:2])
+        evaluate({run: [EvalSpec(suite="general", samples=1, max_tokens=1)]}, loader=lambda name, device: model)
         asked = [model.tokenizer.decode(ids) for _, ids in seen.heard]
     assert any("SmolLM" in text for text in asked) and not any("evil, malicious" in text for text in asked)
+    assert {on for on, _ in seen.heard} == {True, False}, "the margins, with the adapter and without"
