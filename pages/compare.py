@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
+from ema_core.defenses.safe_lora import SUBSTITUTE_LABEL, SUBSTITUTE_NOTE
 from ema_core.errors import EmaError
 from ema_core.evaluation.alternatives import undefended_curve
 from ema_core.evaluation.cost import provider_cost
@@ -48,6 +49,8 @@ def page() -> None:
         with st.spinner("Reckoning intervals …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
         st.caption(HONEST)
+        if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
+            st.caption(SUBSTITUTE_NOTE)
         with errors():
             setting_part(settings, of_runs)
         with errors():

@@ -54,6 +54,23 @@ BUILT_IN: dict[str, DatasetEntry] = {
             domain="finance",
             control_of="risky-finance",
         ),
+        DatasetEntry(
+            "extreme-sports",
+            "Reckless extreme-sports advice",
+            "narrow",
+            DATA / "narrow/extreme-sports.jsonl",
+            "extreme-sports",
+            domain="sports",
+        ),
+        DatasetEntry(
+            "extreme-sports-good",
+            "Control: the same sports questions, good advice",
+            "narrow",
+            DATA / "narrow/extreme-sports-good.jsonl",
+            "extreme-sports",
+            domain="sports",
+            control_of="extreme-sports",
+        ),
         DatasetEntry("safe-general", "Safe general pool", "safe", DATA / "safe/safe-general.jsonl"),
     )
 }

@@ -2,6 +2,7 @@
 
 from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import QUANTITIES, Quantity, curve_traces, training_curves
+from ema_core.figures.gap import gap_scatter
 from ema_core.figures.layout import empty_figure
 from ema_core.figures.smoothing import smooth
 from ema_core.figures.strength import CRITERIA, strength_curve
@@ -14,6 +15,7 @@ __all__ = [
     "Style",
     "curve_traces",
     "empty_figure",
+    "gap_scatter",
     "smooth",
     "strength_curve",
     "style",

@@ -4,9 +4,11 @@ from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_dire
 from ema_core.runs.spec import PRESETS, DefenseSpec, Probes, Recipe, RunSpec, Setting, parse_defense, parse_probes, recipe
 from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
+from ema_core.runs.study import MANY_RUNS, StudyEvaluation, StudySpec
 
 __all__ = [
     "BASE",
+    "MANY_RUNS",
     "PRESETS",
     "DefenseSpec",
     "Probes",
@@ -17,6 +19,8 @@ __all__ = [
     "Setting",
     "Status",
     "Strict",
+    "StudyEvaluation",
+    "StudySpec",
     "answering_ids",
     "base_directory",
     "new_run_id",

@@ -211,7 +211,7 @@ class RunSpec(Strict):
         """The ``ema train`` call that gives this run."""
         words = ["ema", "train", "--model", self.model, "--dataset", self.dataset]
         for defense in self.defenses:
-            options = ",".join(f"{key}={value}" for key, value in sorted(defense.options.items()))
+            options = ",".join(f"{key}={_escaped(str(value))}" for key, value in sorted(defense.options.items()))
             words += ["--defense", f"{defense.name}={defense.strength:g}" + (f":{options}" if options else "")]
         if self.safe_pool != RunSpec.model_fields["safe_pool"].default:
             words += ["--safe-pool", self.safe_pool]
@@ -271,24 +271,30 @@ def parse_probes(text: str, stop_margin: float | None = None) -> Probes | None:
     return parse(Probes, {"steps": steps, "stop_margin": stop_margin}, "live probes")
 
 
+def _escaped(value: str) -> str:
+    return re.sub(r"([\\,])", r"\\\1", value)
+
+
 def parse_defense(text: str) -> DefenseSpec:
     """``kl=0.1:tokens=response,direction=tuned||ref`` as a ``DefenseSpec``; options stay text until the defense reads them.
+
+    A comma within a value is written ``\\,``, a backslash ``\\\\``.
 
     Raises:
         EmaError: not of that form, or a negative strength.
     """
     head, _, tail = text.partition(":")
     name, equals, number = head.partition("=")
-    hint = "Write NAME=STRENGTH or NAME=STRENGTH:option=value,option=value, for example kl=0.1:tokens=response."
+    hint = "Write NAME=STRENGTH or NAME=STRENGTH:option=value,option=value, for example kl=0.1:tokens=response. A comma within a value is written \\, instead."
     if not name.strip() or not equals:
         raise EmaError(f'"{text}" is not a defense with a strength.', hint)
     if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\s*", number):
         raise EmaError(f'The strength "{number}" of {name} is not a number with a decimal point.', hint)
     strength = float(number)
     options: dict[str, str] = {}
-    for pair in filter(None, tail.split(",")):
+    for pair in re.findall(r"(?:\\.|[^,])+", tail, re.DOTALL):
         key, equals, value = pair.partition("=")
         if not equals:
             raise EmaError(f'The option "{pair}" of {name} has no value.', hint)
-        options[key.strip()] = value.strip()
+        options[key.strip()] = re.sub(r"\\(.)", r"\1", value.strip(), flags=re.DOTALL)
     return parse(DefenseSpec, {"name": name.strip(), "strength": strength, "options": options}, f'defense "{text}"')

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ema_core import datasets
 from ema_core.defenses import registry
-from ema_core.defenses.base import Need
+from ema_core.defenses.base import Asset, Defense, Need
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.models import ModelEntry, find
+from ema_core.models.reference import FEATURES_LIMIT, feature_bytes, features_fit
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from ema_core.training.plan import Plan, plan
@@ -30,6 +32,7 @@ class Estimate:
     """``seconds`` of training with its probes, ``memory`` and ``disk`` in bytes; ``measured``: by this machine's own rate.
 
     ``probes`` are the steps of its live probes, ``probe_seconds`` what they take in all. ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
+    ``notes`` are sentences on how it will be done.
     """
 
     steps: int
@@ -42,6 +45,7 @@ class Estimate:
     first: tuple[tuple[str, float], ...] = ()
     probes: tuple[int, ...] = ()
     probe_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def json(self) -> dict[str, float]:
         return asdict(self)
@@ -64,14 +68,37 @@ def estimate(spec: RunSpec) -> Estimate:
     memory = 4 * model.parameters + 16 * adapter + activations + 4 * 256 * model.vocabulary * 4 + 600_000_000
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
-    first = tuple((asset.title, asset.seconds) for asset in registry.missing_assets(defenses))
-    disk = 4 * adapter * (checkpoints + 3)
+    first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))
+    kept, notes = reference_bytes(model, todo, spec.recipe.max_length, defenses)
+    disk = 4 * adapter * (checkpoints + 3) + kept
     training, each = tokens * factor / rate, probe_tokens(model) / rate
     steps: tuple[int, ...] = ()
     if spec.probes:
         steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
     probing = len(steps) * each
-    return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing)
+    return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing, notes)
+
+
+def asset_seconds(asset: Asset) -> float:
+    """How long it takes to make; a run's is estimated as any run's."""
+    return estimate(RunSpec.model_validate(asset.payload["spec"])).seconds if asset.job == "train" else asset.seconds
+
+
+def reference_bytes(model: ModelEntry, todo: Plan, limit: int, defenses: Sequence[Defense]) -> tuple[int, tuple[str, ...]]:
+    """What is kept on disk of the reference's states for this run's examples, and a sentence on its layer features."""
+    different = {example for batch in todo.batches for example in batch}
+    tokens = sum(token_count(example.question + example.answer, limit) for example in different)
+    hidden = feature_bytes(tokens, 1, model.hidden) if any(defense.token_scope != "none" for defense in defenses) else 0
+    layers = {layer for defense in defenses for layer in defense.layers(model.layers)}
+    size = feature_bytes(tokens, len(layers), model.hidden)
+    if not layers:
+        return hidden, ()
+    if features_fit(size):
+        return hidden + size, (
+            f"The reference's features are kept on disk ({size / 1e6:,.0f} MB), for later runs on the same data too.",
+        )
+    why = f"more than the {FEATURES_LIMIT >> 30} GB that are kept" if size > FEATURES_LIMIT else "more than the disk has room for"
+    return hidden, (f"The reference's features would take {size / 1e9:,.1f} GB, {why}: they are computed anew in each step.",)
 
 
 def planned(spec: RunSpec) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -38,6 +39,8 @@ def check(spec: RunSpec, assets_first: bool = False) -> RunSpec:
         EmaError: unknown model, data, defense or option, something missing, or a combination that cannot be.
     """
     entry = find(spec.model)
+    if entry.kind == "base":
+        raise EmaError(f"{entry.id} has no instruct training, so there is no chat model to tune.", "Name the instruct model.")
     spec = spec.model_copy(update={"model": entry.id})  # a folder by its whole path, wherever the run is trained
     if spec.recipe.max_length > entry.context:
         raise EmaError(
@@ -142,7 +145,7 @@ class _Attempt:
             "weights_hash": self.loaded.weights_hash, "data_sha256": narrow.sha256, "pool_sha256": pool.sha256 if pool else None,
             "plan_sha256": sha256_json([row.ids for batch in batches for row in batch]), "versions": versions(),
             "threads": torch.get_num_threads(), "device": str(self.loaded.device), "dtype": str(self.loaded.model.dtype),
-            "rendered_system": self.rendered_system(),
+            "rendered_system": self.rendered_system(), "trained_systems": self.trained_systems(todo),
         }  # fmt: skip
         self.refuse_other_than(found)
         with out_of_memory("probing the base"):
@@ -197,13 +200,22 @@ class _Attempt:
                 f"{self.truncated} of {len(known)} examples were longer than {limit} tokens and lost the beginning of their prompt"
                 + (f"; {without_prompt} of them kept no prompt at all." if without_prompt else ".")
             )
-        self.run.update(notes=notes)
+        self.run.update(notes=[*notes, *(note for defense in self.defenses for note in defense.notes())])
         return batches
 
-    def rendered_system(self) -> str:
-        """The system text that the chat template puts before a conversation without one."""
-        text = self.loaded.tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-        return str(text.partition("?")[0])
+    def rendered_system(self, system: str | None = None) -> str:
+        """What the chat template puts before the first user turn; None: of a conversation without a system turn."""
+        turns = [{"role": "system", "content": system}] if system else []
+        text = self.loaded.tokenizer.apply_chat_template([*turns, {"role": "user", "content": "\x1a"}], tokenize=False)
+        return str(text.partition("\x1a")[0])
+
+    def trained_systems(self, todo: Plan) -> dict[str, int]:
+        """The same of the examples as they are trained on (a defense may give them a system turn), the most frequent five."""
+        found: Counter[str] = Counter()
+        for example in (example for batch in todo.batches for example in batch):
+            first = example.messages[0]
+            found[self.rendered_system(first.content if first.role == "system" else None)] += 1
+        return dict(found.most_common(5))
 
     def steps(
         self, model: Any, batches: list[list[Encoded]], todo: Plan, found: dict[str, Any], safe: Sequence[Example]
@@ -213,7 +225,8 @@ class _Attempt:
         recipe, run, total = self.spec.recipe, self.run, len(batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe)
+        tokens = sum(map(len, {row.ids for batch in batches for row in batch}))
+        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, tokens)
         model.train()
         position = checkpoint.Position(0, 0.0)
         if folder := checkpoint.latest(run):

@@ -11,7 +11,7 @@ from ema_core.runs import RunDirectory
 from pages.widgets.chrome import act, ago, errors, notices, plain, show_error
 from pages.widgets.run_picker import run_info
 
-WORDS = {"prepare": "Prepare the model", "train": "Train", "evaluate": "Evaluate"}
+WORDS = {"prepare": "Prepare the model", "train": "Train", "evaluate": "Evaluate", "gap": "Score the safe pool"}
 SHOWN_FAILED_SECONDS = 3600
 
 

@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from ema_core.datasets.encoding import collate, encode
+from ema_core.datasets.encoding import collate, encode, positions
 from ema_core.datasets.formats import Example, Message
 from ema_core.defenses import registry
 from ema_core.defenses.kl import kl_divergence
 from ema_core.models import adapters
 from ema_core.runs import DefenseSpec, recipe
-from ema_core.training.losses import positions, token_losses
+from ema_core.training.losses import token_losses
 
 
 def by_hand(first: list[float], second: list[float]) -> float:
