@@ -84,3 +84,13 @@ def collate(rows: list[Encoded], pad: int, device: torch.device) -> Batch:
         attention[i, : len(row.ids)] = 1
         response[i, : len(row.ids)] = torch.tensor(row.response)
     return Batch(ids.to(device), attention.to(device), response.to(device), tuple(rows))
+
+
+def positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat indices of the positions that predict a response token, and of the other non-padding ones."""
+    import torch
+
+    predicts = torch.zeros_like(batch.response)
+    predicts[:, :-1] = batch.response[:, 1:]
+    real = batch.attention.bool()
+    return predicts.flatten().nonzero().squeeze(1), (real & ~predicts).flatten().nonzero().squeeze(1)

@@ -152,6 +152,7 @@ class Defense:
     def __init__(self, strength: float, options: Any, seed: int) -> None:
         self.strength = strength
         self.options = options
+        self.seed = seed
         self.rng = random.Random(f"{seed}/{self.name}")
 
     @property
@@ -195,6 +196,10 @@ class Defense:
     def mix(self, narrow: Sequence[Example], safe: Sequence[Example]) -> list[Example]:
         """The sequence of examples to train on; narrow ones keep their number and order."""
         return list(narrow)
+
+    def notes(self) -> Sequence[str]:
+        """What a reader of the run should know, for its record; asked once the examples are mixed and rewritten."""
+        return ()
 
     def steering(self, model: Any) -> AbstractContextManager[Any]:
         """On while the tuned model's forward pass runs in training: not for probes, not for the reference, never at inference."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
@@ -100,6 +100,11 @@ def build_all(spec: RunSpec, provisional: bool = False) -> list[Defense]:
 
 def missing_assets(defenses: Sequence[Defense]) -> list[Asset]:
     """What is not there yet of what they need, each once, in the order in which it has to be made."""
+    return missing(asset for defense in defenses for asset in defense.assets())
+
+
+def missing(assets: Iterable[Asset]) -> list[Asset]:
+    """The same of some assets."""
     found: dict[Path, Asset] = {}
 
     def add(asset: Asset) -> None:
@@ -108,9 +113,8 @@ def missing_assets(defenses: Sequence[Defense]) -> list[Asset]:
                 add(earlier)
             found.setdefault(asset.path, asset)
 
-    for defense in defenses:
-        for asset in defense.assets():
-            add(asset)
+    for asset in assets:
+        add(asset)
     return list(found.values())
 
 

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ema_core.datasets.encoding import Batch
+from ema_core.datasets.encoding import Batch, positions
 from ema_core.defenses.base import Defense
+from ema_core.models.chunks import CHUNK
 
 if TYPE_CHECKING:
     import torch
-
-CHUNK = 256
-"""Positions a head call: 50 MB of float32 logits at a vocabulary of 49,152."""
 
 
 @dataclass
@@ -22,16 +20,6 @@ class Losses:
 
     ce: float = 0.0
     raw: dict[str, float] = field(default_factory=dict)
-
-
-def positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat indices of the positions that predict a response token, and of the other non-padding ones."""
-    import torch
-
-    predicts = torch.zeros_like(batch.response)
-    predicts[:, :-1] = batch.response[:, 1:]
-    real = batch.attention.bool()
-    return predicts.flatten().nonzero().squeeze(1), (real & ~predicts).flatten().nonzero().squeeze(1)
 
 
 def token_losses(

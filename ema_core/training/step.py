@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ema_core.datasets.encoding import Batch, Encoded, collate, encode
@@ -12,26 +12,32 @@ from ema_core.datasets.formats import Example
 from ema_core.defenses.base import Defense, Step
 from ema_core.errors import EmaError
 from ema_core.models import LoadedModel
-from ema_core.models.reference import ReferenceHidden
+from ema_core.models.reference import ReferenceStates, feature_bytes, features_fit
 from ema_core.runs import Recipe
 from ema_core.training.losses import token_losses
 from ema_core.training.plan import learning_rate
 
 
 class Stepper:
-    """Does the steps of one attempt; it is the ``Bench`` that penalties work at."""
+    """Does the steps of one attempt; it is the ``Bench`` that penalties work at.
+
+    ``tokens`` counts those of the run's different sequences: whether the reference's features of all of them are kept.
+    """
 
     def __init__(
-        self, loaded: LoadedModel, model: Any, recipe: Recipe, defenses: Sequence[Defense], safe: Sequence[Example] = ()
-    ) -> None:
-        import torch
-
+        self, loaded: LoadedModel, model: Any, recipe: Recipe, defenses: Sequence[Defense], safe: Sequence[Example] = (), tokens: int = 0
+    ) -> None:  # fmt: skip
         self.loaded, self.model, self.recipe, self.defenses, self.safe = loaded, model, recipe, defenses, safe
         plain = model.get_base_model()
         self.body, self.head = plain.get_decoder(), plain.get_output_embeddings()
-        self.reference = ReferenceHidden(
-            loaded.weights_hash, str(loaded.model.dtype).split(".")[-1], str(loaded.device), torch.get_num_threads()
-        )
+        self.width: int = loaded.model.config.hidden_size
+        depth: int = loaded.model.config.num_hidden_layers
+        self.layers = {defense.name: tuple(defense.layers(depth)) for defense in defenses}
+        self.wanted = sorted({layer for layers in self.layers.values() for layer in layers})
+        self.reference = ReferenceStates(loaded)
+        size = feature_bytes(tokens, len(self.wanted), self.width, loaded.model.dtype.itemsize)
+        kind = "-features-" + "-".join(map(str, self.wanted))
+        self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and features_fit(size))
 
     def step(self, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> dict[str, Any]:
         """One optimiser step; returns the figures of its event.
@@ -47,9 +53,11 @@ class Stepper:
         batch = collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
         scoped = any(defense.token_scope != "none" for defense in self.defenses)
         reference = self.reference_hidden(batch) if scoped else None
+        fixed = self.reference_features(batch) if self.wanted else {}
         with ExitStack() as stack:
             for defense in self.defenses:
                 stack.enter_context(defense.steering(self.model))
+            features = stack.enter_context(self.watched())
             hidden = self.hidden(batch)
         losses, gradient = token_losses(hidden, batch, self.head, self.defenses, reference)
         strengths = {defense.name: defense.strength for defense in self.defenses}
@@ -57,11 +65,13 @@ class Stepper:
         roots: list[Any] = [hidden]
         gradients: list[Any] = [gradient]
         for defense in self.defenses:
-            value = defense.penalty(Step(step, batch, hidden, self.model, self))
+            own = self.layers[defense.name]
+            value = defense.penalty(Step(step, batch, hidden, self.model, self, _only(features, own), _only(fixed, own)))
             if value is not None:
                 penalties[defense.name] = (float(value.detach()), defense.strength * float(value.detach()))
-                roots.append(defense.strength * value)
-                gradients.append(None)
+                if value.requires_grad:
+                    roots.append(defense.strength * value)
+                    gradients.append(None)
         loss = losses.ce + sum(weighted for _, weighted in penalties.values())
         torch.autograd.backward(roots, gradients)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm))
@@ -85,15 +95,64 @@ class Stepper:
     def hidden(self, batch: Batch) -> Any:
         return self.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
 
+    @contextmanager
+    def watched(self) -> Iterator[dict[int, Any]]:
+        """The outputs [B, T, D] of the wanted decoder layers (0: the embedding) in the forward pass inside, by layer."""
+        found: dict[int, Any] = {}
+
+        def kept(layer: int) -> Any:
+            def hook(module: Any, inputs: Any, output: Any) -> None:
+                found[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = []
+        try:
+            for layer in self.wanted:
+                module = self.body.layers[layer - 1] if layer else self.body.get_input_embeddings()
+                handles.append(module.register_forward_hook(kept(layer)))
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def reference_hidden(self, batch: Batch) -> Any:
         """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""
+
+        def compute(ids: tuple[int, ...]) -> dict[str, Any]:
+            return {"hidden": self.alone(ids)}
+
+        return self.padded(batch, self.reference, ["hidden"], compute)["hidden"]
+
+    def reference_features(self, batch: Batch) -> dict[int, Any]:
+        """The same after each wanted layer."""
+
+        def compute(ids: tuple[int, ...]) -> dict[str, Any]:
+            with self.watched() as found:
+                self.alone(ids)
+            return {str(layer): states[0] for layer, states in found.items()}
+
+        states = self.padded(batch, self.reference_layers, [str(layer) for layer in self.wanted], compute)
+        return {int(name): tensor for name, tensor in states.items()}
+
+    def alone(self, ids: tuple[int, ...]) -> Any:
+        """Final hidden states [T, D] of one sequence with the adapter off."""
         import torch
 
-        def compute(ids: tuple[int, ...]) -> torch.Tensor:
-            with torch.no_grad(), self.model.disable_adapter():
-                return self.body(input_ids=torch.tensor([ids], device=self.loaded.device), use_cache=False).last_hidden_state[0]
+        with torch.no_grad(), self.model.disable_adapter():
+            return self.body(input_ids=torch.tensor([ids], device=self.loaded.device), use_cache=False).last_hidden_state[0]
 
-        states = torch.zeros((*batch.ids.shape, self.loaded.model.config.hidden_size), dtype=self.loaded.model.dtype)
+    def padded(self, batch: Batch, kept: ReferenceStates, names: Sequence[str], compute: Any) -> dict[str, Any]:
+        """The rows' states by name as one tensor [B, T, D] each, zero at padding."""
+        import torch
+
+        shape = (*batch.ids.shape, self.width)
+        states = {name: torch.zeros(shape, dtype=self.loaded.model.dtype) for name in names}
         for i, row in enumerate(batch.rows):
-            states[i, : len(row.ids)] = self.reference.get(row.ids, compute).cpu()
-        return states.to(self.loaded.device)
+            for name, tensor in kept.get(row.ids, names, compute).items():
+                states[name][i, : len(row.ids)] = tensor
+        return {name: tensor.to(self.loaded.device) for name, tensor in states.items()}
+
+
+def _only(features: Mapping[int, Any], layers: Sequence[int]) -> dict[int, Any]:
+    return {layer: features[layer] for layer in layers}

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ema_core.defenses.interleaving import Interleaving
 from ema_core.defenses.registry import all_defenses
 from ema_core.runs import DefenseSpec, RunDirectory, Status, steps
 from ema_core.training import train
+from tests.defenses.assets import MAKE, OPTIONS
 from tests.training.tiny import add_tiny, tiny_spec
 
 pytestmark = pytest.mark.slow
 NAMES = sorted(all_defenses())
+PENALTIES = {"kl", "kl-safe", "ldifs"}
 
 
 def weights_hash(model) -> str:
@@ -25,39 +29,50 @@ def weights_hash(model) -> str:
 
 
 class Trained:
-    """Runs by (defense, strength), trained once for all tests."""
+    """Runs by (defense, strength), each trained once for all tests, in a home of their own."""
 
     def __init__(self, model, home: Path) -> None:
-        self.model, self.home = model, home
-        add_tiny(home)
+        self.model, self.before = model, weights_hash(model)
         self.run = cache(self._run)
+        add_tiny(home)
+        for name in NAMES:
+            if name in MAKE:
+                MAKE[name](model)
 
-    def _run(self, name: str | None, strength: float) -> RunDirectory:
-        run = RunDirectory.create(tiny_spec(*([DefenseSpec(name=name, strength=strength)] if name else []), steps=6))
+    def _run(self, name: str | None, strength: float, **options: Any) -> RunDirectory:
+        options = {**OPTIONS.get(name or "", {}), **options}
+        defenses = [DefenseSpec(name=name, strength=strength, options=options)] if name else []
+        run = RunDirectory.create(tiny_spec(*defenses, steps=2, checkpoint_every=50))
         state = train(run, loaded=self.model)
         assert state.status is Status.DONE, state.error
         return run
 
 
 @pytest.fixture(scope="module")
-def trained(model, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    import os
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared-home")
 
-    folder = tmp_path_factory.mktemp("shared-home")
-    old = os.environ.get("EMA_HOME")
-    os.environ["EMA_HOME"] = str(folder)
-    try:
-        value = Trained(model, folder)
-        value.before = weights_hash(model)
-        value.run(None, 0.0)
-        for name in NAMES:
-            info = all_defenses()[name].strength_info
-            for strength in (0.0, 1e-6, info.default):
-                value.run(name, strength)
-    finally:
-        if old is not None:
-            os.environ["EMA_HOME"] = old
-    return value
+
+@pytest.fixture(autouse=True)
+def in_shared_home(home: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMA_HOME", str(shared))
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Trained]:
+    return {}
+
+
+@pytest.fixture
+def trained(made: dict[str, Trained], model, shared: Path) -> Trained:
+    if "all" not in made:
+        made["all"] = Trained(model, shared)
+    return made["all"]
+
+
+def shows(name: str) -> float:
+    """The default strength; of a share of so few examples that it would be none of them, a larger one."""
+    return 0.5 if issubclass(all_defenses()[name], Interleaving) else all_defenses()[name].strength_info.default
 
 
 def adapter(run: RunDirectory) -> bytes:
@@ -72,8 +87,8 @@ def losses(run: RunDirectory) -> list[float]:
 def test_strength_0_gives_the_undefended_run_bit_for_bit_through_its_own_code(trained: Trained, name: str) -> None:
     assert adapter(trained.run(name, 0.0)) == adapter(trained.run(None, 0.0))
     assert losses(trained.run(name, 0.0)) == losses(trained.run(None, 0.0))
-    if all_defenses()[name].needs and name.startswith("kl"):
-        raw = [event["penalties"]["kl"]["raw"] for event in steps(trained.run(name, 0.0).events()[0])]
+    if name in PENALTIES:
+        raw = [event["penalties"][name]["raw"] for event in steps(trained.run(name, 0.0).events()[0])]
         assert raw[-1] > 0, "the penalty's own code must have run"
 
 
@@ -85,10 +100,20 @@ def test_a_tiny_strength_moves_the_loss_by_a_tiny_bit(trained: Trained, name: st
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_strength_gives_another_adapter(trained: Trained, name: str) -> None:
-    assert adapter(trained.run(name, all_defenses()[name].strength_info.default)) != adapter(trained.run(None, 0.0))
+    assert adapter(trained.run(name, shows(name))) != adapter(trained.run(None, 0.0))
+
+
+def test_ldifs_with_the_published_code_reports_a_penalty_and_trains_nothing(trained: Trained) -> None:
+    run = trained.run("ldifs", 100.0, published_code=True)
+    assert adapter(run) == adapter(trained.run(None, 0.0)) != adapter(trained.run("ldifs", shows("ldifs")))
+    events = run.events()[0]
+    assert steps(events)[-1]["penalties"]["ldifs"]["weighted"] > 0
+    assert [event["defense"] for event in events if event["kind"] == "finish"] == ["ldifs"]
 
 
 def test_the_base_model_is_left_as_it_was(trained: Trained, model) -> None:
+    for name in NAMES:
+        trained.run(name, shows(name))
     assert weights_hash(model) == trained.before
     assert not any("lora" in name for name, _ in model.model.named_modules())
 

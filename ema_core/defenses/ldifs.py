@@ -1,0 +1,140 @@
+"""LDIFS: l2 distance to the reference in feature space (Mukhoti et al.; Kaczér et al., arXiv 2508.06249)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ema_core.defenses.base import Cost, Defense, Need, Report, Step, Strength
+from ema_core.defenses.registry import register
+from ema_core.runs import Strict
+
+if TYPE_CHECKING:
+    import torch
+
+    from ema_core.models import ModelEntry
+
+Normalise = Literal["example", "token"]
+LAYERS = 5
+
+
+def feature_layers(count: int, choice: Literal["decoder", "published"] = "decoder") -> list[int]:
+    """Five layers, evenly spaced: from the first to the last decoder layer (1 to ``count``), or the published choice.
+
+    ``published`` spaces them over the indices of ``hidden_states``, 0 to ``count``, cut to whole numbers. 0 is the embedding,
+    which LoRA on linear modules cannot move, so that four layers are left. 30 layers: 1, 8, 16, 23, 30 and 0, 7, 15, 22, 30.
+    """
+    first = 1 if choice == "decoder" else 0
+    places = [first + (count - first) * i / (LAYERS - 1) for i in range(LAYERS)]
+    return sorted({round(place) if choice == "decoder" else int(place) for place in places})
+
+
+def squared_distances(
+    tuned: Mapping[int, torch.Tensor],
+    reference: Mapping[int, torch.Tensor],
+    attention: torch.Tensor,
+    normalise: Normalise = "example",
+) -> torch.Tensor:
+    """Each position's part [B, T] of ‖x − x0‖², summed over layers, from features [B, T, D] by layer; 0 at padding.
+
+    ``example``: each layer's flattened activation of an example (T·D numbers, padding left out) has unit length, so a row's
+    sum is the squared distance of the concatenated layers. ``token``: each token's activation has unit length.
+    """
+    import torch
+
+    real = attention.unsqueeze(-1)
+    dims = (1, 2) if normalise == "example" else (2,)
+
+    def unit(states: torch.Tensor) -> torch.Tensor:
+        kept = states.float() * real
+        return kept / kept.pow(2).sum(dims, keepdim=True).clamp_min(1e-12).sqrt()
+
+    parts = [(unit(tuned[layer]) - unit(reference[layer])).pow(2).sum(-1) for layer in tuned]
+    return torch.stack(parts).sum(0)
+
+
+def feature_distance(parts: torch.Tensor, attention: torch.Tensor, normalise: Normalise = "example") -> torch.Tensor:
+    """The penalty from ``squared_distances`` [B, T]: ``example``, mean over the batch of each row's sum (the paper).
+
+    ``token``: mean over tokens, the first position of each row left out.
+    """
+    if normalise == "example":
+        return parts.sum(1).mean()
+    counted = attention.clone()
+    counted[:, 0] = 0
+    return (parts * counted).sum() / counted.sum().clamp_min(1)
+
+
+class LDIFSOptions(Strict):
+    normalise: Normalise = Field(default="example", description="Unit length of a whole example (the paper), or of each token.")
+    layers: Literal["decoder", "published"] = Field(
+        default="decoder", description="decoder: first to last decoder layer. published: with the embedding, which cannot move."
+    )
+    published_code: bool = Field(
+        default=False, description="As in published code: features without gradient, so it trains nothing."
+    )
+
+
+@register
+class LDIFS(Defense):
+    name = "ldifs"
+    title = "LDIFS (distance of features)"
+    reference = "Mukhoti et al., arXiv 2308.13320; Kaczér et al., arXiv 2508.06249"
+    summary = (
+        "Keeps the residual stream after five layers near the reference's. Here with gradient; published_code=true takes it away, "
+        "as published code did, and then the penalty is reported and trains nothing."
+    )
+    cost = Cost(
+        time="The reference's forward pass once for each example.",
+        memory="Features of five layers for each token of a batch; on disk, where a run's take less than 4 GB.",
+    )
+    fails = (
+        "Weak at the paper's strength: the first position holds most of an activation's squared norm and never changes (try "
+        "normalise=token). With published_code=true it does nothing at all, so results that were published with it say little."
+    )
+    strength_info = Strength(
+        meaning="lambda in CE + lambda x squared distance of the features, mean over the batch",
+        default=1.0, paper=1.0, grid=(0.1, 1.0, 10.0, 100.0, 1000.0), low=0.1, high=1000.0, limit=1_000_000, scale="log",
+    )  # fmt: skip
+    options_type = LDIFSOptions
+    needs = frozenset({Need.REFERENCE_FEATURES})
+
+    def __init__(self, strength: float, options: Any, seed: int) -> None:
+        super().__init__(strength, options, seed)
+        self.steps, self.at_first, self.everywhere = 0, 0.0, 0.0
+
+    @property
+    def extra_time(self) -> float:
+        return 0.4
+
+    def extra_memory(self, model: ModelEntry, batch: int, width: int) -> int:
+        return (
+            3 * 4 * batch * width * model.hidden * len(self.layers(model.layers))
+        )  # the reference's, the difference, its gradient
+
+    def layers(self, count: int) -> Sequence[int]:
+        return feature_layers(count, self.options.layers)
+
+    def penalty(self, step: Step) -> torch.Tensor | None:
+        tuned, normalise = step.features, self.options.normalise
+        if self.options.published_code:
+            tuned = {layer: states.detach() for layer, states in tuned.items()}
+        parts = squared_distances(tuned, step.reference_features, step.batch.attention, normalise)
+        self.steps += 1
+        self.at_first += float(parts[:, 0].detach().sum())
+        self.everywhere += float(parts.detach().sum())
+        return feature_distance(parts, step.batch.attention, normalise)
+
+    def finish(self, model: Any) -> Report | None:
+        """Where the distance lay: a share of the first position, which is the same token in every example."""
+        if not self.everywhere:
+            return None
+        share = self.at_first / self.everywhere
+        left_out = " It is left out of the penalty." if self.options.normalise == "token" else ""
+        trained = " Without gradient (published_code): it trained nothing." if self.options.published_code else ""
+        return Report(
+            f"The first position held {share:.0%} of the squared distance over {self.steps} steps.{left_out}{trained}",
+            {"share_first_position": share, "share_other_positions": 1 - share},
+        )
