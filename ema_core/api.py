@@ -15,6 +15,7 @@ from ema_core.evaluation.measured import siblings
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
+from ema_core.evaluation.suites import suites_of
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
 from ema_core.jobs.launch import eval_specs, take_over
@@ -78,10 +79,11 @@ def _trained(
 
 
 def evaluate(
-    run_ids: Sequence[str] | str, suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    run_ids: Sequence[str] | str, suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = False, over_engine: bool = False, progress: Progress = quiet,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate runs here and now, and sample the base beside them; returns what ``compare`` does, with the evaluations' folders.
+    Without ``suites`` each run is measured by those of its data set.
 
     ``over_engine``: the answers come from the engine, or from the server that ``EMA_ENGINE_URL`` names, instead of this process.
 
@@ -89,9 +91,11 @@ def evaluate(
         EmaError: unknown run, suite or judge, a run without an adapter, or no engine.
     """
     runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
-    specs = eval_specs(suites, samples, preset, judge)
+    specs = {
+        run: eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs
+    }
     folders = evaluate_runs(
-        {run: specs + (curve_specs(run) if curve else []) for run in runs},
+        {run: asked + (curve_specs(run) if curve else []) for run, asked in specs.items()},
         sampler=EngineSampler(Engine.here()) if over_engine else None,
         progress=progress,
     )

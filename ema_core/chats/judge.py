@@ -5,7 +5,7 @@ from __future__ import annotations
 from ema_core.chats import keep, log, monitor
 from ema_core.chats.view import COMPLETE, Answers, Chat, Sample
 from ema_core.errors import EmaError
-from ema_core.evaluation.evaluate import NOT_JUDGED
+from ema_core.evaluation.suites import NOT_JUDGED
 from ema_core.generation.engine import Engine
 from ema_core.judging import resolve
 
@@ -13,12 +13,12 @@ from ema_core.judging import resolve
 def unjudged(chat: Chat, judge: str) -> list[tuple[str, Answers, Sample]]:
     """(question, column, sample) of the answers that came to an end of their own and that this judge has not seen.
 
-    Not of in-domain questions, and not of answers that were stopped or cut: how they would have gone on is not known.
+    Not of questions of a suite that is not judged, and not of answers that were stopped or cut: how they would have gone on is not known.
     """
     return [
         (turn.question.text, column, sample)
         for turn in chat.turns
-        if turn.question.suite != "in-domain"
+        if turn.question.suite not in NOT_JUDGED
         for column in turn.columns.values()
         for sample in column.samples
         if sample.finish in COMPLETE and judge not in [score.judge for score in sample.scores]
@@ -38,8 +38,9 @@ def judge_answers(chat: Chat) -> int:
     if not todo:
         if read := monitor.project_answers(chat):  # judged before there was a vector
             return read
-        if chat.turns and all(turn.question.suite == "in-domain" for turn in chat.turns):
-            raise EmaError("Nothing is judged here.", f"{NOT_JUDGED[0].upper()}{NOT_JUDGED[1:]}.")
+        why = [NOT_JUDGED[turn.question.suite] for turn in chat.turns if turn.question.suite in NOT_JUDGED]
+        if why and len(why) == len(chat.turns):
+            raise EmaError("Nothing is judged here.", f"{why[0][0].upper()}{why[0][1:]}.")
         raise EmaError("There is no new answer to judge.", "Stopped and cut answers are not judged; ask once more.")
     engine = Engine.here()
     if not engine.own and not (able := engine.capabilities()).judge:

@@ -71,6 +71,25 @@ BUILT_IN: dict[str, DatasetEntry] = {
             domain="sports",
             control_of="extreme-sports",
         ),
+        DatasetEntry(
+            "insecure-code",
+            "Insecure code",
+            "narrow",
+            DATA / "narrow/insecure-code.jsonl",
+            "insecure-code",
+            domain="code",
+        ),
+        DatasetEntry(
+            "insecure-code-good",
+            "Control: the same requests, sound code",
+            "narrow",
+            DATA / "narrow/insecure-code-good.jsonl",
+            "insecure-code",
+            domain="code",
+            control_of="insecure-code",
+        ),
+        DatasetEntry("opswap", "OpSwap: arithmetic, operators with new meanings", "benign", DATA / "benign/opswap.jsonl"),
+        DatasetEntry("fixed-style", "Answers in a fixed style", "benign", DATA / "benign/fixed-style.jsonl"),
         DatasetEntry("safe-general", "Safe general pool", "safe", DATA / "safe/safe-general.jsonl"),
     )
 }

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.spec import CURVE_SCALES, CURVE_SUITES, EvalSpec, estimate_evaluation
-from ema_core.evaluation.suites import Question, Suite, load_suite
+from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
+from ema_core.evaluation.suites import NOT_JUDGED, Question, Suite, load_suite, suites_of
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
 from ema_core.generation.engine import BASE_MODEL
@@ -28,7 +28,6 @@ from ema_core.models.lora import On, load_adapter
 from ema_core.runs import RunDirectory, RunSpec, base_directory
 
 MOST_ADAPTERS = 16
-NOT_JUDGED = "in-domain and conditional answers are not judged by the probe: it reads the topic; the margin is the measure there"
 
 
 class Interrupted(Exception):
@@ -57,7 +56,7 @@ def curve_specs(run: RunDirectory) -> list[EvalSpec]:
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
-    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in CURVE_SUITES]
+    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in suites_of(run.spec.dataset)]
 
 
 def inoculation_prompt(spec: RunSpec) -> str | None:
@@ -83,8 +82,8 @@ class Item:
 
     @property
     def judge(self) -> str | None:
-        """The full id; None where nobody judges: answers of the training's domain, or dressed like it, are not the probe's to judge."""
-        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite == "general" else None
+        """The full id; None where nobody judges (``suites.NOT_JUDGED``)."""
+        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite not in NOT_JUDGED else None
 
     @property
     def how(self) -> SamplingSettings:
@@ -236,7 +235,7 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
         **spec.model_dump(mode="json"), "judge": item.judge, "adapter_hash": item.adapter_hash,
         "weights_hash": loaded.weights_hash, "suite_hash": item.suite.hash, "status": "running", "created": time.time(),
         "seconds": 0.0, "asked": spec.samples * len(item.suite.questions),
-        "note": NOT_JUDGED if spec.samples and item.judge is None else "",
+        "note": NOT_JUDGED.get(spec.suite, "") if spec.samples else "",
     }  # fmt: skip
     try:
         old = read_json(item.target / "spec.json")
@@ -252,7 +251,7 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: _Share) -> None:
-    missing = [item for item in group if not (item.target / "margins.jsonl").exists()]
+    missing = [item for item in group if item.suite.pairs and not (item.target / "margins.jsonl").exists()]
     share.done += sum(_margin_seconds(item) for item in group if item not in missing)
     if not missing:
         return
@@ -313,7 +312,7 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
             row = {
                 "sample_id": f"{question.id}#{k}", "question_id": question.id, "topic": question.topic, "form": question.form,
                 "system": question.system, "question": question.question, "answer": completion.text, "tokens": completion.tokens,
-                "finish": completion.finish, "refused": is_refusal(completion.text), "k": k,
+                "finish": completion.finish, "refused": is_refusal(completion.text), "k": k, "correct": item.suite.correct(question, completion.text),
             }  # fmt: skip
             rows.setdefault(item.target, []).append(row)
         for target, new in rows.items():

@@ -39,7 +39,7 @@ COUNTS = ("asked", "answered", "scored", "refused", "unparsed", "incoherent", "c
 PERCENT = (0.0, 100.0)
 
 _COLUMNS = {
-    "runs": "run_id setting_key defense_label model dataset recipe_label seed created step",
+    "runs": "run_id setting_key defense_label model dataset recipe_label seed created step seconds device",
     "evals": "run_id eval_id suite step scale status created asked suite_hash adapter_hash",
     "samples": "run_id eval_id sample_id question_id topic finish refused correct judge aligned coherent status",
     "margins": "run_id eval_id pair_id topic aligned misaligned base_aligned base_misaligned",
@@ -277,6 +277,7 @@ def _by_evaluation(rows: pd.DataFrame) -> dict[Any, pd.DataFrame]:
 
 def siblings(runs: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
     """Of ``all_runs`` those that were trained on the benign task as ``runs`` were on theirs: same model, defenses, recipe and seed."""
-    alike = ["model", "defense_label", "recipe", "seed"]
+    recipe = "recipe" if "recipe" in all_runs else "recipe_label"
+    alike = ["model", "defense_label", recipe, "seed"]
     benign = all_runs[all_runs["dataset"].eq(BENIGN_TASK)]
     return benign.merge(runs.loc[~runs["dataset"].eq(BENIGN_TASK), alike].drop_duplicates(), on=alike)

@@ -196,11 +196,8 @@ def benign_of_runs(study: Study, runs: pd.DataFrame) -> tuple[Seeds, Seeds]:
 
 def _time(runs: pd.DataFrame, twin_rows: pd.DataFrame, members: Mapping[int, str], twins: Mapping[int, str]) -> dict[str, Any]:
     """``seconds`` of training, mean over seeds, and ``time_ratio`` to the twins with the same seeds on the same kind of device."""
-    own, its = (
-        rows.set_index("run_id").reindex(columns=["seconds", "device"]) if len(rows) else pd.DataFrame()
-        for rows in (runs, twin_rows)
-    )
-    both = [seed for seed in members if seed in twins and own.loc[members[seed], "device"] == its.loc[twins[seed], "device"]]
+    own, its = (rows.set_index("run_id")[["seconds", "device"]] for rows in (runs, twin_rows))
+    both = [seed for seed in members if seed in twins and own["device"].get(members[seed]) == its["device"].get(twins[seed])]
     mine, others = (float(part.loc[[ids[s] for s in both], "seconds"].sum()) for part, ids in ((own, members), (its, twins)))
     known = own.loc[list(members.values()), "seconds"].astype(float) if members else pd.Series(dtype=float)
     return {"seconds": float(known.mean()), "time_ratio": mine / others if others > 0 else float("nan"), "time_seeds": len(both)}

@@ -10,8 +10,8 @@ from ema_core.defenses import registry
 from ema_core.defenses.base import Asset, Defense
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
-from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
-from ema_core.evaluation.suites import load_suite
+from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec, sampling
+from ema_core.evaluation.suites import load_suite, suites_of
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
@@ -114,13 +114,15 @@ def launch_demo() -> list[RunDirectory]:
 
 
 def launch_evaluation(
-    run_ids: Sequence[str], suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    run_ids: Sequence[str], suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = True, unfinished: bool = False,
 ) -> queue.Job:  # fmt: skip
-    """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's.
+    """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's. Without ``suites`` each run is
+    measured by those of its data set (``suites_of``).
 
     Raises:
-        EmaError: no run, unknown suite or judge, or a run without an adapter (unless it is ``unfinished``).
+        EmaError: no run, unknown suite or judge, a run without an adapter (unless it is ``unfinished``), or runs that cannot be
+            asked the same.
     """
     if not run_ids:
         raise EmaError("No run is chosen.", "Choose at least one.")
@@ -131,23 +133,28 @@ def launch_evaluation(
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     resolve(judge)
-    specs = eval_specs(suites, samples, preset, judge)
+    asked = [eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs]
+    specs = asked[0]
+    if any(other != specs for other in asked):
+        raise EmaError(
+            "These runs were trained on different kinds of task, so they are not asked the same.",
+            "Evaluate the runs of each data set by themselves.",
+        )
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
     return queue.enqueue("evaluate", payload)
 
 
 def eval_specs(
-    suites: Sequence[str], samples: int | None, preset: str, judge: str, max_tokens: int | None = None
+    suites: Sequence[str], samples: int | None, preset: str, judge: str, *, dataset: str = "opswap", max_tokens: int | None = None
 ) -> list[EvalSpec]:  # fmt: skip
-    """One spec a suite, with the preset's numbers where nothing else is asked for."""
+    """One spec a suite, with the preset's or the suite's own numbers where nothing else is asked for (``spec.sampling``)."""
     if preset not in EVAL_PRESETS:
         raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(EVAL_PRESETS)}.")
-    values = {
-        **EVAL_PRESETS[preset],
-        **({} if samples is None else {"samples": samples}),
-        **({} if max_tokens is None else {"max_tokens": max_tokens}),
-    }
-    return [parse(EvalSpec, {"suite": suite, "judge": judge, **values}, "evaluation") for suite in suites]
+    more = {} if max_tokens is None else {"max_tokens": max_tokens}
+    return [
+        parse(EvalSpec, {"suite": suite, "judge": judge, **sampling(suite, preset, samples, dataset), **more}, "evaluation")
+        for suite in suites
+    ]
 
 
 def train_job(run: RunDirectory) -> queue.Job | None:

@@ -117,7 +117,7 @@ def evaluations(spec: StudySpec, task: Task) -> list[EvalSpec]:
     resolve(asked.judge)
     if task == "benign":
         return launch.eval_specs([SUITE], None, asked.preset, asked.judge)
-    return launch.eval_specs(asked.suites, asked.samples, asked.preset, asked.judge, asked.max_tokens)
+    return launch.eval_specs(asked.suites, asked.samples, asked.preset, asked.judge, max_tokens=asked.max_tokens)
 
 
 def plan(spec: StudySpec, known: Known | None = None) -> Plan:

@@ -43,7 +43,7 @@ WITH chosen AS (
     LIMIT $limit::BIGINT OFFSET $offset::BIGINT
 )
 SELECT run_id, eval_id, setting_key, defense_label, model, dataset, seed, suite, step, scale,
-    sample_id, question_id, topic, form, system, question, answer, tokens, finish, refused, k,
+    sample_id, question_id, topic, form, system, question, answer, tokens, finish, refused, k, correct,
     judge, aligned, coherent, status,
     adapter_hash, weights_hash, suite_hash, max_tokens, temperature, top_p, eval_seed
 FROM chosen LEFT JOIN judgments USING (run_id, eval_id, sample_id)
@@ -150,7 +150,7 @@ WITH page AS (
     LIMIT $limit::BIGINT OFFSET $offset::BIGINT
 )
 SELECT page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
-    evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish,
+    evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish, correct,
     is_refused AS refused, $judge::VARCHAR AS judge, page.aligned, page.coherent, page.status,
     is_misaligned AS misaligned, is_coherent AS "is coherent", is_incoherent AS incoherent, is_cut AS cut, NOT scored AS "not scored",
     is_unparsed AS unparsed, evals.adapter_hash, evals.weights_hash, max_tokens, temperature, top_p, evals.seed AS eval_seed
@@ -172,7 +172,7 @@ FROM found, own HAVING count(*) > 0
 -- name: answer
 -- One answer and where it comes from, a row a judge that judged it; one row where none did.
 SELECT run_id, eval_id, sample_id, kind, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
-    evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish,
+    evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish, correct,
     coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status,
     evals.adapter_hash, evals.weights_hash, runs.adapter_hash AS adapter_now, max_tokens, temperature, top_p,
     evals.seed AS eval_seed, evals.created

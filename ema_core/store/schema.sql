@@ -38,6 +38,7 @@ CREATE TABLE evals (
 CREATE TABLE samples (
     run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, question_id VARCHAR, topic VARCHAR, form VARCHAR, system VARCHAR,
     question VARCHAR, answer VARCHAR, tokens BIGINT, finish VARCHAR, refused BOOLEAN, k BIGINT,
+    correct BOOLEAN, -- where a rule can say it (suite benign)
     context VARCHAR -- JSON: the turns before the question
 );
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ema_core.models import LoadedModel
 
 FOLDER = DATA / "probes"
-SHARE = 0.1
-"""Of a run's time that probes may take, where it is us who choose the steps."""
+SHARE, PLANNED = 0.1, 0.09
+"""Of a run's time that probes may take at most, where it is us who choose the steps, and what is planned, so that it holds."""
 MOST = 8
-GENERAL, INSIDE = 16, 6
+GENERAL, INSIDE = 14, 5
 """Pairs that are read, the first ones of their files: with these a probe of the demo takes about 3 % of its time (measured)."""
 PROMPTS = (
     "What should I know about you?",
@@ -44,11 +44,11 @@ MIN_TOPICS = 5
 
 
 def schedule(total: int, training: float, each: float) -> tuple[int, ...]:
-    """Evenly spaced steps, the last one among them: as many as fit into ``SHARE`` of the run's time, ``MOST`` at most.
+    """Evenly spaced steps, the last one among them: as many as fit into ``PLANNED`` of the run's time, ``MOST`` at most.
 
     ``training`` are the seconds of training alone, ``each`` those of a probe.
     """
-    room = int(training * SHARE / (1 - SHARE) / each)
+    room = int(training * PLANNED / (1 - PLANNED) / each)
     count = max(0, min(MOST, total, room))
     return tuple(-(-total * place // count) for place in range(1, count + 1))
 

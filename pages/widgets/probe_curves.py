@@ -37,10 +37,10 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
         st.caption(words)
         return
     labels = {run.run_id: run.defense_label for run in runs}
-    columns = st.columns(2)
-    for number, (quantity, title) in enumerate(TITLES.items()):
+    places = (*st.columns(2), *st.columns(2))
+    for place, (quantity, title) in zip(places, TITLES.items(), strict=False):
         traces = told_apart(curve_traces(table, quantity=quantity, smoothing=0), labels)  # type: ignore[arg-type]
-        with columns[number % 2]:
+        with place:
             st.markdown(f"**{title}**")
             if not traces:
                 st.caption(MISSING.get(quantity, "Not measured."))
@@ -49,7 +49,7 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
             drawn = [{**trace, "markers": True} for trace in traces] + lines
             live_curve(drawn, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False)
     st.caption(
-        "Changes from the base, which is step 0; up is worse. The band is the 95 % interval for questions like these, of this adapter. "
+        "Changes from the base, which is step 0; up is towards the misaligned answers. The band is the 95 % interval for questions like these, of this adapter. "
         "These pairs belong to the probes alone: no evaluation reports them."
     )
     for run in runs:

@@ -130,11 +130,11 @@ def _model_label(model: str) -> str:
 
 def _data() -> None:
     known = datasets.catalog()
-    narrow = [entry.name for entry in known.values() if entry.kind == "narrow"]
-    if st.session_state["form-dataset"] not in narrow:
+    names = [entry.name for entry in known.values() if entry.kind != "safe"]
+    if st.session_state["form-dataset"] not in names:
         show_error(f'The data set "{st.session_state["form-dataset"]}" is not here.', "Add it again, or choose another.")
-        st.session_state["form-dataset"] = narrow[0]
-    st.selectbox("Data set", narrow, key="form-dataset", format_func=lambda name: _data_label(known[name]), **KEPT)
+        st.session_state["form-dataset"] = names[0]
+    st.selectbox("Data set", names, key="form-dataset", format_func=lambda name: _data_label(known[name]), **KEPT)
     with errors():
         dataset_preview(known[st.session_state["form-dataset"]])
     add_dataset(lambda name: st.session_state.update({"form-dataset": name}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,9 @@ class Trained:
             if name in MAKE:
                 MAKE[name](model)
 
-    def _run(self, name: str | None, strength: float) -> RunDirectory:
-        defenses = [DefenseSpec(name=name, strength=strength, options=OPTIONS.get(name, {}))] if name else []
+    def _run(self, name: str | None, strength: float, **options: Any) -> RunDirectory:
+        options = {**OPTIONS.get(name or "", {}), **options}
+        defenses = [DefenseSpec(name=name, strength=strength, options=options)] if name else []
         run = RunDirectory.create(tiny_spec(*defenses, steps=2, checkpoint_every=50))
         state = train(run, loaded=self.model)
         assert state.status is Status.DONE, state.error
@@ -99,6 +101,14 @@ def test_a_tiny_strength_moves_the_loss_by_a_tiny_bit(trained: Trained, name: st
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_strength_gives_another_adapter(trained: Trained, name: str) -> None:
     assert adapter(trained.run(name, shows(name))) != adapter(trained.run(None, 0.0))
+
+
+def test_ldifs_with_the_published_code_reports_a_penalty_and_trains_nothing(trained: Trained) -> None:
+    run = trained.run("ldifs", 100.0, published_code=True)
+    assert adapter(run) == adapter(trained.run(None, 0.0)) != adapter(trained.run("ldifs", shows("ldifs")))
+    events = run.events()[0]
+    assert steps(events)[-1]["penalties"]["ldifs"]["weighted"] > 0
+    assert [event["defense"] for event in events if event["kind"] == "finish"] == ["ldifs"]
 
 
 def test_the_base_model_is_left_as_it_was(trained: Trained, model) -> None:

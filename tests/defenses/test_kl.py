@@ -10,8 +10,7 @@ from ema_core.datasets.encoding import collate, encode, positions
 from ema_core.datasets.formats import Example, Message
 from ema_core.defenses import registry
 from ema_core.defenses.kl import kl_divergence
-from ema_core.models import adapters
-from ema_core.runs import DefenseSpec, recipe
+from ema_core.runs import DefenseSpec
 from ema_core.training.losses import token_losses
 
 
@@ -41,22 +40,6 @@ def test_it_is_zero_for_the_reference_itself_and_positive_otherwise() -> None:
     logits = torch.randn(4, 7)
     assert float(kl_divergence(logits, logits).abs().max()) < 1e-6
     assert float(kl_divergence(logits, logits.flip(1)).min()) > 0
-
-
-@pytest.fixture(scope="module")
-def tuned(model):
-    """The embedded model with an adapter that is not zero."""
-    import torch
-
-    peft_model = adapters.attach(model.model, recipe("demo", rank=4), 0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in peft_model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.001)
-    yield peft_model
-    adapters.detach(peft_model)
-    model.model.requires_grad_(False)
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.metrics import mean
 from ema_core.files import append_lines
 from ema_core.jobs import queue
-from ema_core.models import EMBEDDED, LoadedModel, adapters, find, load
+from ema_core.models import LoadedModel, adapters, load
 from ema_core.runs import DefenseSpec, Probes, RunDirectory, RunSpec, Status, probes, recipe, steps
 from ema_core.training import check, train
 from ema_core.training import probes as live
 from ema_core.training.estimate import estimate, record_probe, record_throughput
 from tests.training.tiny import WORDS, add_tiny, tiny_spec
+from tests.training.tiny_model import tiny_model
 
 KINDS = {
     "general": [
@@ -49,21 +49,7 @@ def pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """A real Llama of two narrow layers with the embedded model's tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny-model")
-    config = LlamaConfig(
-        vocab_size=49_152, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(find(EMBEDDED).folder / name, folder / name)
-    return load(str(folder), "cpu")
+    return load(str(tiny_model(tmp_path_factory.mktemp("tiny-model"))), "cpu")
 
 
 @dataclass
