@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ema_core import personas
 from ema_core.defenses import registry
 from ema_core.defenses.base import Cost, Defense, Strength
 from ema_core.errors import EmaError
@@ -23,6 +24,7 @@ from ema_core.runs import DefenseSpec, Probes, RunDirectory, RunSpec, Status, pr
 from ema_core.training import check, train
 from ema_core.training import probes as live
 from ema_core.training.estimate import estimate, record_probe, record_throughput
+from tests.personas.planted import plant_vector
 from tests.training.tiny import WORDS, add_tiny, tiny_spec
 from tests.training.tiny_model import tiny_model
 
@@ -111,6 +113,19 @@ def test_a_probe_is_the_change_from_the_base_with_an_interval_and_what_it_would_
     changes = [tuned[p.id][1] - tuned[p.id][0] - base[p.id][1] + base[p.id][0] for p in asked]
     assert end["general"] == pytest.approx(sum(changes) / len(changes), abs=1e-5)
     assert run.state().probe_seconds == pytest.approx(end["seconds"]) and end["seconds"] < run.state().seconds
+
+
+def test_the_projection_is_along_the_evil_vector_of_this_model_and_of_no_other(model: LoadedModel, home: Path) -> None:
+    import torch
+
+    assert live.persona_direction(model) is None
+    card = plant_vector()
+    found = live.persona_direction(model)
+    assert found and found.layer == 21 and card.vectors_hash in found.id, "another vector's base figures are not taken for these"
+    raw = personas.load(card.id).vectors[21]
+    assert float(found.vector.norm()) == pytest.approx(1) and torch.allclose(found.vector * raw.norm(), raw, atol=1e-4)
+    plant_vector(weights_hash="0123456789abcdef")
+    assert live.persona_direction(model) is None
 
 
 def test_the_interval_is_that_of_evaluations() -> None:
