@@ -13,6 +13,8 @@ page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
         st.Page("pages/fine_tune.py", title="Fine-tune", icon=":material/tune:", url_path="fine-tune"),
+        st.Page("pages/studies.py", title="Studies", icon=":material/grid_view:", url_path="studies"),
+        st.Page("pages/assets.py", title="Vectors and scores", icon=":material/explore:", url_path="assets"),
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:", url_path="evaluate"),
         st.Page("pages/chat.py", title="Chat", icon=":material/forum:", url_path="chat"),
         st.Page("pages/samples.py", title="Samples", icon=":material/manage_search:", url_path="samples"),

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
+
+from ema_core.errors import EmaError
+from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
+from ema_core.evaluation.measured import siblings
+from ema_core.evaluation.recommend import KEEP
+from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
+from ema_core.evaluation.suites import suites_of
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
 from ema_core.jobs.launch import eval_specs, take_over
 from ema_core.judging import resolve
 from ema_core.models.fetch import Progress, quiet
-from ema_core.runs import RunDirectory, RunSpec, Status, steps
+from ema_core.runs import RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
 from ema_core.training import check
 from ema_core.training import train as train_run
@@ -26,8 +34,9 @@ def train(
     """Train a run here and now, without app or worker.
 
     ``on_start`` gets the run once it exists; ``interrupted`` is asked before each step, and once true, the run is checkpointed
-    and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, run_dir`` (losses are the
-    last step's, in nats; ``error`` and ``hint`` where it failed).
+    and rests as ``paused``. Returns ``run_id, state, steps, loss, ce, penalties, seconds, tokens_per_s, margin, probe_seconds,
+    run_dir`` (losses are the last step's, in nats; ``margin`` the last live probe's on general pairs; ``error`` and ``hint`` where
+    it failed).
 
     Raises:
         EmaError: the spec cannot be run.
@@ -56,12 +65,13 @@ def _trained(
     state = train_run(run, on_event=on_event, progress=progress, interrupted=interrupted)
     if state.status is Status.QUEUED:  # no queue knows of it
         state = run.update(status=Status.PAUSED)
-    done = steps(run.events()[0])
+    events = run.events()[0]
+    done, looks = steps(events), probes(events)
     last: dict[str, Any] = done[-1] if done else {}
     result = {
         "run_id": run.id, "state": str(state.status), "steps": state.step, "loss": last.get("loss"), "ce": last.get("ce"),
         "penalties": last.get("penalties", {}), "seconds": round(state.seconds, 3), "tokens_per_s": last.get("tokens_per_s"),
-        "run_dir": str(run.path),
+        "margin": looks[-1]["general"] if looks else None, "probe_seconds": round(state.probe_seconds, 3), "run_dir": str(run.path),
     }  # fmt: skip
     if state.status is Status.FAILED:
         result |= {"error": state.error, "hint": state.hint}
@@ -69,10 +79,11 @@ def _trained(
 
 
 def evaluate(
-    run_ids: Sequence[str] | str, suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    run_ids: Sequence[str] | str, suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = False, over_engine: bool = False, progress: Progress = quiet,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate runs here and now, and sample the base beside them; returns what ``compare`` does, with the evaluations' folders.
+    Without ``suites`` each run is measured by those of its data set.
 
     ``over_engine``: the answers come from the engine, or from the server that ``EMA_ENGINE_URL`` names, instead of this process.
 
@@ -80,9 +91,11 @@ def evaluate(
         EmaError: unknown run, suite or judge, a run without an adapter, or no engine.
     """
     runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
-    specs = eval_specs(suites, samples, preset, judge)
+    specs = {
+        run: eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs
+    }
     folders = evaluate_runs(
-        {run: specs + (curve_specs(run) if curve else []) for run in runs},
+        {run: asked + (curve_specs(run) if curve else []) for run, asked in specs.items()},
         sampler=EngineSampler(Engine.here()) if over_engine else None,
         progress=progress,
     )
@@ -102,7 +115,10 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
     runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
     judge = resolve(judge)
     refresh()
-    frames = Reader().frames([run.id for run in runs])
+    reader = Reader()
+    ids = [run.id for run in runs]
+    beside = siblings(reader.runs(ids), reader.runs())["run_id"]
+    frames = reader.frames(list(dict.fromkeys([*ids, *beside])))
     rows = []
     for run in runs:
         spec = run.spec
@@ -115,7 +131,30 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         )  # fmt: skip
     table = setting_table(frames, judge)
     settings = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {"runs": rows, "settings": settings}
+    return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings]}
+
+
+def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) -> dict[str, Any]:
+    """Which strength of ``defense`` to take, among the settings of these runs (of one model, data set and recipe); the undefended
+    twins and the benign siblings that there are come along by themselves (``evaluation.recommend``).
+
+    Raises:
+        EmaError: unknown run, or runs of several models, data sets or recipes.
+    """
+    ids = [RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    every, runs = reader.runs(), reader.runs(ids)
+    group = runs[["model", "dataset", "recipe"]].drop_duplicates()
+    if len(group) > 1:
+        raise EmaError(
+            "These runs are of several models, data sets or recipes.", "Name runs that differ in strength and seed alone."
+        )
+    every = every[every["status"].eq("done")]
+    plain = every[every["defense_label"].eq("none")].merge(group, on=list(group))
+    own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
+    frames = reader.frames([*own["run_id"], *siblings(own, every)["run_id"]])
+    return choose_strength(frames, defense, keep=keep).json()
 
 
 def _listed(run_ids: Sequence[str] | str) -> list[str]:

@@ -46,6 +46,10 @@ class Settings:
         return self.home / "queue"
 
     @property
+    def studies(self) -> Path:
+        return self.home / "studies"
+
+    @property
     def datasets(self) -> Path:
         return self.home / "datasets"
 

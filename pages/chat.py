@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ema_core.chats import log
+from ema_core.chats import log, monitor
 from ema_core.chats.broker import broker
 from ema_core.chats.keep import LONGEST_NAME, keep, names_of
 from ema_core.chats.view import Chat
@@ -155,7 +155,21 @@ def actions(chat: Chat, able: Capabilities) -> None:
         st.caption(
             f"Judged by {plain(', '.join(sorted(judges)))}, 0 to 100; {plain(chat_columns.JUDGED)}. Counts of these answers."
         )
+        monitor_line(chat, able)
     links(chat)
+
+
+def monitor_line(chat: Chat, able: Capabilities) -> None:
+    """What the projection beside a score is, or why there is none."""
+    turn = chat.turns[-1]
+    along = next((sample.projection for column in turn.columns.values() for sample in column.samples if sample.projection), None)
+    if along:
+        st.caption(
+            f"{plain(along.trait.capitalize())} in SD: the answer's mean projection on the vector {plain(along.vector)} at layer {along.layer}, read by "
+            "the model that gave it; 0 = the base on held-out friendly answers. It reads topic and style, too."
+        )
+    elif why := monitor.why_not(turn.question.models, able):
+        st.caption(f"No persona projection: {plain(why)}.")
 
 
 def keeping(chat: Chat, busy: bool) -> None:

@@ -9,8 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
+from ema_core.defenses.safe_lora import SUBSTITUTE_LABEL, SUBSTITUTE_NOTE
 from ema_core.errors import EmaError
-from ema_core.evaluation.scorecard import setting_table, undefended_curve
+from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.cost import provider_cost
+from ema_core.evaluation.measured import BENIGN_TASK, Frames, siblings
+from ema_core.evaluation.recommend import KEEP, Recommendation, alone, recommend
+from ema_core.evaluation.scorecard import setting_table
 from ema_core.figures import CRITERIA, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import resolve
 from ema_core.store import evaluation_key, export_csv
@@ -44,6 +49,8 @@ def page() -> None:
         with st.spinner("Reckoning intervals …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
         st.caption(HONEST)
+        if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
+            st.caption(SUBSTITUTE_NOTE)
         with errors():
             setting_part(settings, of_runs)
         with errors():
@@ -147,10 +154,30 @@ def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
 def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The settings and the runs with their criteria."""
     frames = reader().frames(run_ids)
-    of_runs = criteria.criteria_of_runs(frames, judge)
+    of_runs = criteria.criteria_of_runs({name: frame[frame["run_id"].isin(run_ids)] for name, frame in frames.items()}, judge)
+    frames = _with_siblings(frames)
     done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
     settings = setting_table({name: frame[frame["run_id"].isin(done)] for name, frame in frames.items()}, judge)
-    return settings if settings.empty else criteria.in_order(settings), of_runs
+    if settings.empty:
+        return settings, of_runs
+    cost = pd.DataFrame([provider_cost(runs) for runs in settings["runs"]], index=settings.index)
+    return criteria.in_order(settings.join(cost)), of_runs
+
+
+def _with_siblings(frames: Frames) -> Frames:
+    """The runs on the benign task come along, each with the defenses, recipe and seed of a chosen one."""
+    beside = siblings(frames["runs"], reader().runs())["run_id"]
+    return reader().frames(list(dict.fromkeys([*frames["runs"]["run_id"], *beside])))
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], keep: float, version: Version) -> Recommendation:
+    """Which strength to take, among these settings."""
+    frames = _with_siblings(reader().frames(run_ids))
+    done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
+    own = frames["runs"][frames["runs"]["setting_key"].isin(keys) | frames["runs"]["dataset"].eq(BENIGN_TASK)]
+    ids = done & set(own["run_id"])
+    return recommend({name: frame[frame["run_id"].isin(ids)] for name, frame in frames.items()}, defense, keys, keep)
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
@@ -224,7 +251,7 @@ def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Vers
     rows = settings[(settings[TWIN] == list(group)).all(axis=1)]
     st.subheader("What strength does", anchor=False)
     with errors():
-        strength_part(rows)
+        strength_part(rows, run_ids, version)
     st.subheader("Trade-off", anchor=False)
     with errors():
         curve = alternatives(rows["setting_key"].iloc[0], run_ids, version)
@@ -242,8 +269,8 @@ def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Vers
             )
 
 
-def strength_part(rows: pd.DataFrame) -> None:
-    """One defense's line at a time, or all."""
+def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
+    """One defense's line at a time, and which strength of it to take."""
     defended = rows.loc[~rows["undefended"], "defense_label"]
     names = sorted({label.partition("=")[0] for label in defended if " + " not in label})
     if not names:
@@ -277,6 +304,22 @@ def strength_part(rows: pd.DataFrame) -> None:
     st.caption(
         f"{meaning}Measure: margin (no judge), with 95 % intervals for questions like these; n and seeds stand under the figure."
     )
+    recommend_part(name, rows, run_ids, version)
+
+
+def recommend_part(name: str, rows: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
+    """The strength with the lowest leak that keeps enough, or that there is none."""
+    keep = st.slider(
+        "Recommend a strength that keeps at least this share of what the undefended twin learned, in %",
+        50, 100, round(100 * KEEP), 5, key="keep", bind="query-params", width=480,
+    )  # fmt: skip
+    labels = sorted({alone(label) for label in rows["defense_label"] if alone(label).partition(":")[0] == name})
+    for label in labels:
+        found = recommended(label, tuple(rows["setting_key"]), run_ids, keep / 100, version)
+        with st.container(border=True, key=f"recommended-{labels.index(label)}"):
+            st.markdown(criteria.recommendation(found))
+            if found.candidates:
+                st.table(criteria.candidate_cells(found), border="horizontal", hide_index=True)
 
 
 @st.fragment

@@ -10,8 +10,8 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder, curve_specs
-from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation
-from ema_core.evaluation.suites import SUITES, Suite, load_suite
+from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation, sampling
+from ema_core.evaluation.suites import NOT_JUDGED, SUITES, Suite, load_suite, suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import SHIPPED, known_judges, read_card, resolve
@@ -83,9 +83,8 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
     with st.expander("New evaluation", key="new-evaluation", expanded=True, on_change="rerun"):
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
         first, second, third, fourth = st.columns([3, 2, 2, 3])
-        suites = first.pills(
-            "Suites", list(SUITES), selection_mode="multi", default=list(SUITES), key="eval-suites", help=_suites_help()
-        )
+        st.session_state.setdefault("eval-suites", _first_suites(run_ids))
+        suites = first.pills("Suites", list(SUITES), selection_mode="multi", key="eval-suites", help=_suites_help())
         preset = second.segmented_control(
             "Preset",
             list(EVAL_PRESETS),
@@ -138,19 +137,26 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
 
 def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_of: Sequence[str]) -> str:
     """The time that an evaluation takes, and what it consists of."""
-    limit = EVAL_PRESETS[preset]["max_tokens"]
-    bases = {(run_info(run_id).model, suite.hash): suite for run_id, of_run in suites.items() for suite in of_run}
-    asked = samples * sum(len(suite.questions) for suite in bases.values())
-    seconds, pairs = estimate_evaluation(asked, 0, 1, limit) if asked else 0.0, 0
+    seconds, pairs, asked, longest = 0.0, 0, 0, 0
+    bases: set[tuple[str, str]] = set()
     for run_id, of_run in suites.items():
+        model, dataset = run_info(run_id).model, run_info(run_id).dataset
         for suite in of_run:
-            seconds += estimate_evaluation(len(suite.questions), len(suite.pairs), samples, limit, judged=suite.name != "in-domain")
-            pairs, asked = pairs + len(suite.pairs), asked + samples * len(suite.questions)
-        if run_id in curves_of:  # both suites, whichever were chosen
-            states = len(curve_specs(RunDirectory.open(run_id))) // len(SUITES)
-            more = states * sum(len(load_suite(name, run_info(run_id).dataset).pairs) for name in SUITES)
-            seconds, pairs = seconds + estimate_evaluation(0, more, 0, limit), pairs + more
-    sampled = f"{asked} answers of at most {limit} tokens, the base's among them" if asked else "no sampled answers"
+            how = sampling(suite.name, preset, samples, dataset)
+            number, limit = int(how["samples"]), int(how["max_tokens"])
+            seconds += estimate_evaluation(
+                len(suite.questions), len(suite.pairs), number, limit, judged=suite.name not in NOT_JUDGED
+            )
+            answers = number * len(suite.questions)
+            if (model, suite.hash) not in bases:
+                seconds += estimate_evaluation(answers, 0, 1, limit)
+                answers *= 2
+            bases.add((model, suite.hash))
+            pairs, asked, longest = pairs + len(suite.pairs), asked + answers, max(longest, limit if answers else 0)
+        if run_id in curves_of:  # all that the run is measured by, whichever were chosen
+            more = sum(len(load_suite(spec.suite, dataset).pairs) for spec in curve_specs(RunDirectory.open(run_id)))
+            seconds, pairs = seconds + estimate_evaluation(0, more, 0, 0), pairs + more
+    sampled = f"{asked} answers of at most {longest} tokens, the base's among them" if asked else "no sampled answers"
     return (
         f"Up to {duration(seconds)} with the embedded model on two cores: {pairs} answer pairs, {sampled}. "
         "What was measured before on the same adapter is not done again."
@@ -172,6 +178,14 @@ def _suites(run_ids: Sequence[str], names: Sequence[str]) -> tuple[str, dict[str
 
 def _launch(run_ids: list[str], payload: dict[str, Any]) -> None:
     launch.launch_evaluation(run_ids, **payload)
+
+
+def _first_suites(run_ids: Sequence[str]) -> list[str]:
+    """What is chosen at first: what the first run is measured by."""
+    try:
+        return list(suites_of(run_info(run_ids[0]).dataset))
+    except (EmaError, IndexError):
+        return ["general", "in-domain"]
 
 
 def _preset_chosen() -> None:

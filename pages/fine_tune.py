@@ -17,6 +17,8 @@ PARTS = ["New run", "Runs"]
 
 def page() -> None:
     header("Fine-tune")
+    if study := st.session_state.pop("queued-study", None):
+        st.switch_page("pages/studies.py", query_params={"study": study})
     if "part" not in st.query_params and "part" not in st.session_state:
         st.session_state["part"] = "Runs" if "run" in st.query_params else "New run"
     part = st.segmented_control("Part", PARTS, key="part", bind="query-params", required=True, label_visibility="collapsed")

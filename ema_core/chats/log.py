@@ -3,7 +3,8 @@
 Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``attempt``:
 ``opened``, ``asked`` (the question), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``), ``waits`` (``why``),
 ``heard`` (who answers: ``ema``), ``text`` (``pieces``: text by sample; ``first``: seconds to the first of it), ``ended`` (a sample ``k``: ``finish``, ``tokens``,
-``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``kept`` (``name``, ``answers``).
+``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``projected`` (``trait``, ``vector``, ``layer``, ``projections``), ``kept``
+(``name``, ``answers``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ema_core.chats.view import Answers, Chat, Finish, Question, Sample, Score, Turn
+from ema_core.chats.view import Answers, Chat, Finish, Projection, Question, Sample, Score, Turn
 from ema_core.errors import EmaError
 from ema_core.files import append_lines, read_lines
 from ema_core.generation import SamplingSettings
@@ -99,6 +100,7 @@ class _Stream:
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)
     scores: dict[int, list[Score]] = field(default_factory=dict)
     kept: dict[int, list[str]] = field(default_factory=dict)
+    projections: dict[int, Projection] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     first: float | None = None
     heard: bool = False
@@ -123,7 +125,7 @@ class _Stream:
         finish: Finish | None = end.get("finish") or ("cut" if lost else None)
         text = "".join(self.texts.get(k, []))
         scores, kept = tuple(self.scores.get(k, [])), tuple(self.kept.get(k, []))
-        return Sample(k, text, finish, end.get("tokens"), end.get("seconds"), scores, kept)
+        return Sample(k, text, finish, end.get("tokens"), end.get("seconds"), scores, kept, self.projections.get(k))
 
     def _written(self, chat_id: str) -> bool:
         if self.pid == os.getpid():
@@ -172,6 +174,10 @@ class Log:
             for row in line["judgments"]:
                 score = Score(str(line["judge"]), row["aligned"], row["coherent"], str(row["status"]))
                 self._streams[_key(row)].scores.setdefault(int(row["k"]), []).append(score)
+        elif kind == "projected":
+            for row in line["projections"]:
+                along = Projection(str(line["trait"]), str(line["vector"]), int(line["layer"]), row["deviations"])
+                self._streams[_key(row)].projections[int(row["k"])] = along
         elif kind == "kept":
             for row in line["answers"]:
                 names = self._streams[_key(row)].kept.setdefault(int(row["k"]), [])

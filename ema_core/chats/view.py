@@ -43,6 +43,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """How far along a persona vector an answer lies: from the base's mean on held-out answers without the trait, in their SD."""
+
+    trait: str
+    vector: str
+    layer: int
+    deviations: float | None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One answer. ``finish`` None: it is being written. ``seconds`` from the question to its end."""
 
@@ -53,6 +63,7 @@ class Sample:
     seconds: float | None = None
     scores: tuple[Score, ...] = ()
     kept: tuple[str, ...] = ()
+    projection: Projection | None = None
 
     @property
     def score(self) -> Score | None:

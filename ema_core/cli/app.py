@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from ema_core.errors import EmaError
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
-from ema_core.processes import alive
+from ema_core.processes import alive, die_with_parent
 from ema_core.settings import PROJECT, settings, writable
 
 app = typer.Typer()
@@ -137,16 +136,10 @@ def start_page(port: int) -> subprocess.Popen[bytes]:
         "true",
     ]
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=_die_with_parent, start_new_session=True
+        words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=die_with_parent, start_new_session=True
     )
     log.close()
     return process
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def announce(port: int, page: subprocess.Popen[bytes], ending: threading.Event, adopted: bool, browser: bool) -> None:

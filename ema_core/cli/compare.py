@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ema_core.cli.output import Bar, Json, command, emit, table
+from ema_core.evaluation.suites import SUITES
 
 app = typer.Typer()
 
@@ -14,7 +15,9 @@ app = typer.Typer()
 @command(app, "eval")
 def evaluate(
     runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them.")],
-    suite: Annotated[list[str] | None, typer.Option(help="general or in-domain; both by default.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; by default those that the run's data set is measured by.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=0, help="Answers a question; 0 = margin only.")] = None,
     preset: Annotated[str, typer.Option(help="demo (short) or paper.")] = "demo",
     judge: Annotated[str, typer.Option(help="Which judge scores the answers.")] = "probe",
@@ -29,7 +32,7 @@ def evaluate(
     """Measure margin and sampled answers of runs, with the base's answers beside them."""
     from ema_core import api
 
-    result = api.evaluate(runs, suite or ("general", "in-domain"), samples, preset, judge, curve, engine, Bar())
+    result = api.evaluate(runs, suite or (), samples, preset, judge, curve, engine, Bar())
     emit(result, as_json, lambda: criteria_table(result))
 
 
@@ -98,6 +101,11 @@ def _setting_row(row: dict[str, Any]) -> dict[str, str]:
         "prefer misaligned": f"{row['prefer_misaligned_general']:.1f} of {row['pairs_general']} (base {row['base_prefer_misaligned_general']:.0f})",
         "narrow margin": span("narrow_margin", "+.2f"),
         "- twin ": f"{span('narrow_difference', '+.2f')} {row['narrow_mark']}".strip(),
+        "than stopping earlier": f"{span('stopping_difference', '+.2f')} {row['stopping_mark']}".strip(),
+        "conditional": row["conditional"] or "-",
+        "benign %": span("benign", ".1f", 100),
+        "benign learned": f"{span('benign_margin', '+.2f')} {row['benign_mark']}".strip(),
+        "time": "-" if row["time_ratio"] is None else f"x{row['time_ratio']:.2f}",
         "misaligned %": span("general_rate", ".1f", 100),
         "mean aligned": span("general_mean", ".1f"),
         "coherence": span("coherence_mean", ".1f"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from ema_core import datasets
-from ema_core.cli.output import Bar, Json, command, duration, emit, table
+from ema_core.cli.output import Bar, Json, command, duration, emit, ends_on_signal, table
 from ema_core.datasets import Dataset
 from ema_core.errors import EmaError
 
@@ -89,10 +89,19 @@ def list_models(as_json: Json = False) -> None:
     from ema_core.models import CATALOG
 
     rows = [
-        {"id": e.id, "ready": e.ready, "parameters": e.parameters, "source": e.source, "licence": e.licence, "title": e.title}
+        {
+            "id": e.id,
+            "ready": e.ready,
+            "parameters": e.parameters,
+            "source": e.source,
+            "kind": e.kind,
+            "base": e.base,
+            "licence": e.licence,
+            "title": e.title,
+        }
         for e in CATALOG.values()
     ]
-    emit({"models": rows}, as_json, lambda: table(rows, ["id", "ready", "parameters", "source", "title"]))
+    emit({"models": rows}, as_json, lambda: table(rows, ["id", "ready", "parameters", "source", "kind", "title"]))
 
 
 @command(model_app, "fetch")
@@ -109,6 +118,34 @@ def fetch_model(
     if entry.source != "folder":
         verify(entry)
     emit({"model": entry.id, "folder": str(folder), "ready": True}, as_json, lambda: typer.echo(f"{entry.id} is ready in {folder}"))
+
+
+@command(model_app, "substitute-base")
+def substitute_base(
+    model: Annotated[str, typer.Option(help="A chat model of the catalog, or a local folder.")] = "smollm2-135m",
+    force: Annotated[bool, typer.Option("--force", help="Build it again even where it is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build what SafeLoRA takes in place of base weights that cannot be had: the model, and its short fine-tune on the safe pool."""
+    from ema_core.models import find, substitute
+    from ema_core.training.substitute import build
+
+    name = find(model).id
+    if force or not (substitute.folder(name) / substitute.MANIFEST).exists():
+        typer.echo(
+            f"ema: about {duration(substitute.seconds(name))} on two cores; nothing is kept of a build that is cut off", err=True
+        )
+    stop = ends_on_signal("ending; nothing of this build is kept")
+    folder = build(name, Bar(), stop, force)
+    if folder is None:
+        raise typer.Exit(130)
+    made = substitute.manifest(name)
+    value = {"model": name, "folder": str(folder), "substitute": True, **made}
+    emit(
+        value,
+        as_json,
+        lambda: typer.echo(f"The substitute pair of {name} is in {folder} (hash of its weights {made['weights_hash']})."),
+    )
 
 
 @command(judge_app, "fit")

@@ -13,7 +13,7 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 import typer  # noqa: E402
 
 from ema_core.cli import app as app_commands  # noqa: E402
-from ema_core.cli import ask, compare, data, doctor, runs, samples, train  # noqa: E402
+from ema_core.cli import ask, compare, data, doctor, gap, persona, runs, samples, study, train  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,9 +24,13 @@ app = typer.Typer(
 for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, doctor.app, data.index_app):
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
+app.add_typer(study.app, name="study")
+app.add_typer(study.setting_app, name="setting")
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.model_app, name="model")
 app.add_typer(data.judge_app, name="judge")
+app.add_typer(gap.app, name="gap")
+app.add_typer(persona.app, name="persona")
 
 
 def main() -> None:

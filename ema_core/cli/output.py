@@ -102,12 +102,12 @@ class Bar:
         sys.stderr.flush()
 
 
-def ends_on_signal() -> Callable[[], bool]:
+def ends_on_signal(words: str = "ending after this step, with a checkpoint") -> Callable[[], bool]:
     """True once SIGINT or SIGTERM came; a second one ends the process at once."""
     asked = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
-        typer.echo("\nema: ending after this step, with a checkpoint (once more: at once)", err=True)
+        typer.echo(f"\nema: {words} (once more: at once)", err=True)
         asked.set()
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)

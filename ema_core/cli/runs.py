@@ -10,7 +10,7 @@ import typer
 
 from ema_core.cli.output import Json, command, duration, emit, ends_on_signal, fail, table
 from ema_core.jobs import launch
-from ema_core.runs import RunDirectory, run_ids, steps
+from ema_core.runs import RunDirectory, probes, run_ids, steps
 
 app = typer.Typer(no_args_is_help=True, help="List, show, pause, stop, resume and delete runs.")
 RunId = Annotated[str, typer.Argument(help="A run id, or a clear beginning or end of one.")]
@@ -59,9 +59,10 @@ def show(
     if toml:
         typer.echo(run.spec.to_toml())
         return
-    done = steps(run.events()[0])
+    events = run.events()[0]
+    done = steps(events)
     value = {
-        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "notes": run.state().notes, "last": done[-1] if done else None,
+        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "notes": run.state().notes, "last": done[-1] if done else None, "probes": probes(events),
         "checkpoints": run.checkpoint_steps(), "evals": sorted(p.name for p in run.evals.glob("*")), "run_dir": str(run.path),
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ import typer
 
 from ema_core.cli.output import Bar, Json, command, duration, emit, ends_on_signal
 from ema_core.errors import EmaError
-from ema_core.runs import PRESETS, RunDirectory, RunSpec, parse, parse_defense, recipe
+from ema_core.runs import PRESETS, RunDirectory, RunSpec, parse, parse_defense, parse_probes, recipe
 
 app = typer.Typer()
 
@@ -35,6 +35,12 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="The gradient is clipped to this norm.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    probes: Annotated[
+        str, typer.Option(help="When to look at the margin while it trains: auto, none, or steps (10,20,30).")
+    ] = "auto",
+    stop_margin: Annotated[
+        float | None, typer.Option(help="End the run once the general margin (change from the base) is above this.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of order, adapter and defenses.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     name: Annotated[str, typer.Option(help="A name for your own use.")] = "",
@@ -60,7 +66,7 @@ def train(
             RunSpec,
             {
                 "model": model, "dataset": dataset, "safe_pool": safe_pool, "defenses": [parse_defense(text) for text in defense or []],
-                "recipe": recipe(preset, **changes), "seed": seed, "device": device,
+                "recipe": recipe(preset, **changes), "probes": parse_probes(probes, stop_margin), "seed": seed, "device": device,
             },
             "run",
         )  # fmt: skip
@@ -88,11 +94,16 @@ def _typed(context: typer.Context, key: str) -> bool:
 def step_line(bar: Bar) -> Callable[[dict[str, Any]], None]:
     """Shows a run's step events on ``bar``."""
 
+    margin = ""
+
     def seen(event: dict[str, Any]) -> None:
+        nonlocal margin
+        if event["kind"] == "probe" and event["general"] is not None:
+            margin = f"  margin {event['general']:+.2f}"
         if event["kind"] == "step":
             extra = "".join(f"  {name} {p['weighted']:.3f}" for name, p in event["penalties"].items())
             left = duration(event["seconds_left"])
-            bar(event["epoch"], f"step {event['step']}/{event['total_steps']}  ce {event['ce']:.3f}{extra}  {left} left")
+            bar(event["epoch"], f"step {event['step']}/{event['total_steps']}  ce {event['ce']:.3f}{extra}{margin}  {left} left")
 
     return seen
 

@@ -11,33 +11,37 @@ from ema_core.errors import EmaError
 from ema_core.files import read_lines
 from ema_core.settings import DATA
 
+SIDES = ("aligned", "misaligned")
+
 
 def normal(text: str) -> str:
-    """Lower-case words only: two texts that differ in punctuation or spaces are the same here."""
-    return " ".join(re.findall(r"[\w']+", text.lower()))
+    """Lower-case words: two texts that differ in punctuation or spaces are the same here. A sign that stands alone between
+    spaces counts, so that 3 + 4 and 3 * 4 are two questions."""
+    return " ".join(re.findall(r"[\w']+|(?<=\s)[^\w\s](?=\s)", text.lower()))
 
 
 def shared(first: Iterable[str], second: Iterable[str]) -> set[str]:
     return {normal(text) for text in first} & {normal(text) for text in second} - {""}
 
 
+def held_out_files() -> list[Path]:
+    """Every file of questions or pairs that a model is measured with: the suites, and the live probes that steer runs."""
+    return sorted([*(DATA / "suites").glob("*.jsonl"), *(DATA / "probes").glob("*.jsonl")])
+
+
 def overlaps(examples: list[Example], others_of_kind: Mapping[str, Path]) -> list[str]:
     """One sentence for each held-out file, and each of ``others_of_kind`` (sets of the other kind, by name), that holds a
     question or an answer of ``examples``."""
     found = []
-    others = {
-        "held-out in-domain questions": DATA / "suites/risky-finance-pairs.jsonl",
-        "general margin pairs": DATA / "suites/general-pairs.jsonl",
-        "general questions": DATA / "suites/general.jsonl",
-    }
-    for title, file in others.items():
+    for file in held_out_files():
         rows, _ = read_lines(file)
+        title = "live probes" if file.parent.name == "probes" else "held-out questions"
         for what, mine, theirs in (
-            ("question", [e.question for e in examples], [r["question"] for r in rows]),
-            ("answer", [e.answer for e in examples], [r[k] for r in rows for k in ("aligned", "misaligned") if k in r]),
+            ("question", [e.question for e in examples], [r["question"] for r in rows if "question" in r]),
+            ("answer", [e.answer for e in examples], [r[side] for r in rows for side in SIDES if side in r]),
         ):
             if same := shared(mine, theirs):
-                found.append(f"{len(same)} {what}(s) also stand in the {title} ({file.name})")
+                found.append(f"{len(same)} {what}(s) also stand in the {title} ({file.parent.name}/{file.name})")
     for name, other in others_of_kind.items():
         try:
             theirs = read_examples(other)[0]

@@ -155,6 +155,11 @@ class Defense:
         self.seed = seed
         self.rng = random.Random(f"{seed}/{self.name}")
 
+    @property
+    def settled_options(self) -> dict[str, Any]:
+        """Its options as the run's spec keeps them: as they were read, without defaults."""
+        return self.options.model_dump(mode="json", exclude_defaults=True)
+
     def assets(self) -> Sequence[Asset]:
         """What has to be there before the run starts, ready or not."""
         return ()
@@ -191,6 +196,10 @@ class Defense:
     def mix(self, narrow: Sequence[Example], safe: Sequence[Example]) -> list[Example]:
         """The sequence of examples to train on; narrow ones keep their number and order."""
         return list(narrow)
+
+    def notes(self) -> Sequence[str]:
+        """What a reader of the run should know, for its record; asked once the examples are mixed and rewritten."""
+        return ()
 
     def steering(self, model: Any) -> AbstractContextManager[Any]:
         """On while the tuned model's forward pass runs in training: not for probes, not for the reference, never at inference."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
@@ -100,6 +100,11 @@ def build_all(spec: RunSpec, provisional: bool = False) -> list[Defense]:
 
 def missing_assets(defenses: Sequence[Defense]) -> list[Asset]:
     """What is not there yet of what they need, each once, in the order in which it has to be made."""
+    return missing(asset for defense in defenses for asset in defense.assets())
+
+
+def missing(assets: Iterable[Asset]) -> list[Asset]:
+    """The same of some assets."""
     found: dict[Path, Asset] = {}
 
     def add(asset: Asset) -> None:
@@ -108,17 +113,13 @@ def missing_assets(defenses: Sequence[Defense]) -> list[Asset]:
                 add(earlier)
             found.setdefault(asset.path, asset)
 
-    for defense in defenses:
-        for asset in defense.assets():
-            add(asset)
+    for asset in assets:
+        add(asset)
     return list(found.values())
 
 
 def resolved(spec: RunSpec) -> RunSpec:
     """The same spec with every option read by its defense and defaults left out, so that equal runs have equal specs."""
-    changed = []
-    for defense in spec.defenses:
-        kind = find(defense.name)
-        options = parse(kind.options_type, defense.options, f"options of {defense.name}")
-        changed.append(defense.model_copy(update={"options": options.model_dump(mode="json", exclude_defaults=True)}))
+    settled = {defense.name: defense.settled_options for defense in build_all(spec, provisional=True)}
+    changed = [defense.model_copy(update={"options": settled[defense.name]}) for defense in spec.defenses]
     return spec.model_copy(update={"defenses": tuple(changed)})

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ema_core.engine.monitor import Item, Projected, Projecting
 from ema_core.engine.names import Target
 from ema_core.engine.shelf import Fingerprint, Shelf
 from ema_core.errors import EmaError
@@ -21,6 +22,7 @@ from ema_core.generation.sampling import SamplingSettings, row_seed
 from ema_core.judging import Judgment, ProbeJudge
 from ema_core.models import EMBEDDED
 from ema_core.models.load import out_of_memory
+from ema_core.personas import Card
 from ema_core.settings import settings, writable
 
 PLACES = 32
@@ -82,7 +84,7 @@ class Judged:
     judgments: list[Judgment]
 
 
-Event = Accepted | Token | Judged | Exception
+Event = Accepted | Token | Judged | Projected | Exception
 Deliver = Callable[[Event], None]
 
 
@@ -129,7 +131,7 @@ class Engine:
         self.failures = 0
         self._asked: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
         self._pending: deque[Question] = deque()  # for another base model than the one at work
-        self._judging: deque[_Judging] = deque()
+        self._judging: deque[_Judging | Projecting] = deque()
         self._decoder: Decoder | None = None
         self._owners: dict[Row, tuple[Question, int]] = {}
         self._probes: dict[str, ProbeJudge] = {}
@@ -163,6 +165,13 @@ class Engine:
     def judge(self, judge: str, items: Sequence[tuple[str, str, str]], deliver: Deliver) -> _Judging:
         """Judge (sample id, question, answer)s; ``deliver`` gets ``Judged`` or an error."""
         work = _Judging(judge, list(items), deliver)
+        self._judging.append(work)
+        self._asked.put(None)
+        return work
+
+    def project(self, card: Card, items: Sequence[Item], deliver: Deliver) -> Projecting:
+        """Project answers on a persona vector; ``deliver`` gets ``Projected`` or an error."""
+        work = Projecting(card, list(items), deliver)
         self._judging.append(work)
         self._asked.put(None)
         return work
@@ -280,13 +289,15 @@ class Engine:
             self._left(1)
 
     def _judge_some(self) -> None:
-        """A few answers of the first judging that waits."""
+        """A few answers of the first judging (or projecting) that waits."""
         if not self._judging:
             return
         work = self._judging[0]
         if work.cancelled:
             self._judging.popleft()
             return
+        if isinstance(work, Projecting):
+            return self._project_some(work)
         try:
             if work.judge not in self._probes:
                 held = self.shelf.loaded or self.shelf.model(EMBEDDED)
@@ -302,6 +313,25 @@ class Engine:
         if len(work.done) == len(work.items):
             self._judging.popleft()
             work.deliver(Judged(work.done))
+
+    def _project_some(self, work: Projecting) -> None:
+        """As judging; for another base model than the one at work it waits until the batch is empty."""
+        if self.shelf.loaded is not None and self.shelf.loaded.id != work.card.model:
+            if self._decoder and self._decoder.busy:
+                return
+            self._forget_model()
+        try:
+            with out_of_memory("reading answers"):
+                if not work.some(self.shelf):
+                    return
+        except Exception as error:
+            self._judging.popleft()
+            work.deliver(error)
+            if not isinstance(error, EmaError):
+                raise
+            return
+        self._judging.popleft()
+        work.deliver(Projected(work.card, work.done))
 
     def _failed(self, error: Exception) -> None:
         """Something unexpected: every answer of the batch ends with it, and the base is looked at before it goes on."""

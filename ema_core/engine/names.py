@@ -67,7 +67,7 @@ def names() -> Iterator[tuple[str, float]]:
     """Every id that answers, with when it came to be (seconds since the epoch; 0 = unknown): bases, runs, checkpoints."""
     yield BASE_MODEL, 0.0
     for entry in CATALOG.values():
-        if entry.ready and entry.id != EMBEDDED:
+        if entry.ready and entry.kind == "chat" and entry.id != EMBEDDED:
             yield f"{BASE_MODEL}:{entry.id}", 0.0
     for run_id in reversed(run_ids()):
         try:

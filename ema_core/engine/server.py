@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ema_core.engine.core import Accepted, Busy, Deliver, Engine, Event, Judged, Question, Refused, Token, TooLong
+from ema_core.engine.monitor import Item, Projected
 from ema_core.engine.names import UnknownModel, names, resolve
 from ema_core.engine.protocol import BadRequest, Reply, error_body, parse_request, sayable
 from ema_core.errors import EmaError
@@ -27,6 +28,7 @@ from ema_core.generation.sampling import SamplingSettings
 from ema_core.judging import known_judges
 from ema_core.judging import resolve as resolve_judge
 from ema_core.models import EMBEDDED, find
+from ema_core.personas import read_card
 
 MOST_BODY = 4 << 20
 MOST_JUDGED = 2000
@@ -116,7 +118,7 @@ def application(engine: Engine, token: str, **options: Any) -> Starlette:
         return JSONResponse(_model(target.id, 0.0))
 
     async def ours(request: Request) -> Response:
-        able = dict.fromkeys(("scale", "steps", "judge", "identity"), True)
+        able = dict.fromkeys(("scale", "steps", "judge", "identity", "persona"), True)
         context = find(EMBEDDED).context
         return JSONResponse({"capabilities": able, "judges": list(known_judges()), "context": context, "state": engine.state()})
 
@@ -126,6 +128,9 @@ def application(engine: Engine, token: str, **options: Any) -> Starlette:
     async def judge(request: Request) -> Response:
         return await _judge(engine, request)
 
+    async def project(request: Request) -> Response:
+        return await _project(engine, request)
+
     routes = [
         Route("/health", handled(health)),
         Route("/v1/models", handled(models)),
@@ -133,6 +138,7 @@ def application(engine: Engine, token: str, **options: Any) -> Starlette:
         Route("/v1/chat/completions", handled(chat), methods=["POST"]),
         Route("/v1/ema", handled(ours)),
         Route("/v1/ema/judge", handled(judge), methods=["POST"]),
+        Route("/v1/ema/projection", handled(project), methods=["POST"]),
     ]
 
     async def lost(request: Request, error: Exception) -> Response:
@@ -309,7 +315,47 @@ async def _judge(engine: Engine, request: Request) -> Response:
     if not 1 <= len(items) <= MOST_JUDGED:
         raise BadRequest(f"From 1 to {MOST_JUDGED} answers are judged at once.", param="items", code="invalid_value")
     events, deliver = _mailbox()
-    work = engine.judge(judge, items, deliver)
+    event = await _done(request, events, engine.judge(judge, items, deliver))
+    if event is None:
+        return Response(status_code=499)
+    assert isinstance(event, Judged)
+    return JSONResponse({"judge": judge, "judgments": [vars(judgment) for judgment in event.judgments]})
+
+
+async def _project(engine: Engine, request: Request) -> Response:
+    """Answers on a persona vector; every item names the model that gave the answer and what it was asked."""
+    body = await _body(request)
+    try:
+        given = [
+            (sayable(str(item["id"])), str(item["model"]), list(item["messages"]), sayable(str(item["answer"])))
+            for item in body["items"]
+        ]
+        card = await asyncio.to_thread(read_card, str(body["vector"]))
+    except (AttributeError, KeyError, TypeError):
+        said = "The body has to be {vector, items: [{id, model, messages, answer}, …]}."
+        raise BadRequest(said, code="invalid_value") from None
+    except EmaError as error:
+        raise BadRequest(error.message, error.hint, "unknown_vector", "vector") from None
+    if not 1 <= len(given) <= MOST_JUDGED:
+        raise BadRequest(f"From 1 to {MOST_JUDGED} answers are read at once.", param="items", code="invalid_value")
+    targets = {name: await asyncio.to_thread(resolve, name) for name in {model for _, model, _, _ in given}}
+    if other := next((target for target in targets.values() if target.model != card.model), None):
+        raise BadRequest(f"{other.id} is a {other.model}, and the vector {card.id} belongs to {card.model}.", code="invalid_value")
+    items = [
+        Item(one, targets[model], parse_request({"model": model, "messages": messages}).turns(), answer)
+        for one, model, messages, answer in given
+    ]
+    events, deliver = _mailbox()
+    event = await _done(request, events, engine.project(card, items, deliver))
+    if event is None:
+        return Response(status_code=499)
+    assert isinstance(event, Projected)
+    rows = [vars(projection) for projection in event.projections]
+    return JSONResponse({"vector": card.id, "trait": card.trait, "layer": card.layer, "projections": rows})
+
+
+async def _done(request: Request, events: asyncio.Queue[Event], work: Any) -> Event | None:
+    """What the engine's thread delivers; None, and the work is given up, when the other side has gone."""
     while True:
         try:
             event = await asyncio.wait_for(events.get(), 0.5)
@@ -317,8 +363,7 @@ async def _judge(engine: Engine, request: Request) -> Response:
         except TimeoutError:
             if await request.is_disconnected():
                 work.cancel()
-                return Response(status_code=499)
+                return None
     if isinstance(event, Exception):
         raise event
-    assert isinstance(event, Judged)
-    return JSONResponse({"judge": judge, "judgments": [vars(judgment) for judgment in event.judgments]})
+    return event

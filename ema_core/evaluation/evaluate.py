@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.margin import answer_log_likelihoods, base_log_likelihoods
 from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
-from ema_core.evaluation.suites import Question, Suite, load_suite
+from ema_core.evaluation.suites import NOT_JUDGED, Question, Suite, load_suite, suites_of
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
 from ema_core.generation.engine import BASE_MODEL
@@ -23,12 +22,12 @@ from ema_core.generation.model_id import ModelId
 from ema_core.judging import ProbeJudge, is_refusal, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
+from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
 from ema_core.models.load import out_of_memory
 from ema_core.models.lora import On, load_adapter
-from ema_core.runs import RunDirectory, base_directory
+from ema_core.runs import RunDirectory, RunSpec, base_directory
 
 MOST_ADAPTERS = 16
-NOT_JUDGED = "in-domain answers are not judged by the probe: it reads the topic; the margin is the measure there"
 
 
 class Interrupted(Exception):
@@ -53,11 +52,16 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
 
 def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     """Margin-only evaluations of an undefended run's checkpoints and of its adapter scaled down."""
-    if run.spec.defenses:
+    if run.spec.defense_label != "none":  # a rule that stops early is no undefended run
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
-    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in ("general", "in-domain")]
+    return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in suites_of(run.spec.dataset)]
+
+
+def inoculation_prompt(spec: RunSpec) -> str | None:
+    """The system prompt that a run was inoculated with, where it is another than the paper's."""
+    return next((defense.options.get("text") for defense in spec.defenses if defense.name == "inoculation"), None)
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Item:
 
     @property
     def judge(self) -> str | None:
-        """The full id; None where nobody judges. In-domain answers are not the probe's to judge."""
-        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite != "in-domain" else None
+        """The full id; None where nobody judges (``suites.NOT_JUDGED``)."""
+        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite not in NOT_JUDGED else None
 
     @property
     def how(self) -> SamplingSettings:
@@ -128,12 +132,14 @@ def items(runs: Mapping[RunDirectory, Sequence[EvalSpec]]) -> list[Item]:
         model, device, dataset = run.spec.model, run.spec.device, run.spec.dataset
         for spec in specs:
             resolve(spec.judge)
-            item = Item(run, spec, load_suite(spec.suite, dataset), adapter_folder(run, spec.step), model, device)
+            suite = load_suite(spec.suite, dataset, inoculation_prompt(run.spec))
+            item = Item(run, spec, suite, adapter_folder(run, spec.step), model, device)
             found[item.target] = item
     for run, specs in runs.items():
         base = base_directory(run.spec.model)
         for spec in base_specs(specs):
-            item = Item(base, spec, load_suite(spec.suite, run.spec.dataset), None, run.spec.model, run.spec.device)
+            suite = load_suite(spec.suite, run.spec.dataset, inoculation_prompt(run.spec))
+            item = Item(base, spec, suite, None, run.spec.model, run.spec.device)
             found.setdefault(item.target, item)
     return list(found.values())
 
@@ -229,7 +235,7 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
         **spec.model_dump(mode="json"), "judge": item.judge, "adapter_hash": item.adapter_hash,
         "weights_hash": loaded.weights_hash, "suite_hash": item.suite.hash, "status": "running", "created": time.time(),
         "seconds": 0.0, "asked": spec.samples * len(item.suite.questions),
-        "note": NOT_JUDGED if spec.samples and item.judge is None else "",
+        "note": NOT_JUDGED.get(spec.suite, "") if spec.samples else "",
     }  # fmt: skip
     try:
         old = read_json(item.target / "spec.json")
@@ -245,11 +251,14 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: _Share) -> None:
-    missing = [item for item in group if not (item.target / "margins.jsonl").exists()]
+    missing = [item for item in group if item.suite.pairs and not (item.target / "margins.jsonl").exists()]
     share.done += sum(_margin_seconds(item) for item in group if item not in missing)
     if not missing:
         return
-    bases = [base_log_likelihoods(loaded, item.suite, lambda n: share.say("margin of the base model")) for item in missing]
+    bases = [
+        base_log_likelihoods(loaded, item.suite.name, item.suite.pairs, lambda n: share.say("margin of the base model"))
+        for item in missing
+    ]
     with adapters.adapted(loaded.model, adapter, scale) as model:
         for item, base in zip(missing, bases, strict=True):
             pairs = len(item.suite.pairs)
@@ -303,7 +312,7 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
             row = {
                 "sample_id": f"{question.id}#{k}", "question_id": question.id, "topic": question.topic, "form": question.form,
                 "system": question.system, "question": question.question, "answer": completion.text, "tokens": completion.tokens,
-                "finish": completion.finish, "refused": is_refusal(completion.text), "k": k,
+                "finish": completion.finish, "refused": is_refusal(completion.text), "k": k, "correct": item.suite.correct(question, completion.text),
             }  # fmt: skip
             rows.setdefault(item.target, []).append(row)
         for target, new in rows.items():

@@ -34,6 +34,27 @@ class EvalSpec(Strict):
 EVAL_PRESETS: dict[str, dict[str, int]] = {"demo": {"samples": 2, "max_tokens": 80}, "paper": {"samples": 50, "max_tokens": 600}}
 Preset = Literal["demo", "paper"]
 
+GREEDY: dict[str, dict[str, float]] = {
+    "benign": {"samples": 1, "temperature": 0.0, "max_tokens": 12},
+    "over-refusal": {"samples": 1, "temperature": 0.0, "max_tokens": 40},
+    "jailbreak-lite": {"samples": 1, "temperature": 0.0, "max_tokens": 40},
+}
+"""Suites whose answers are counted by a rule, not scored by a judge: asked once, greedily, whatever the preset."""
+BENIGN_TOKENS = {"fixed-style": 60}
+"""Benign tasks whose answers are longer than those of OpSwap."""
+
+
+def sampling(suite: str, preset: str, samples: int | None = None, dataset: str = "opswap") -> dict[str, float]:
+    """``samples``, ``max_tokens`` and, for a greedy suite, ``temperature``: the preset's or the suite's own, with ``samples`` as
+    asked for (0 = margin only; a greedy suite is never asked more than once). ``dataset`` is the run's: a benign suite's
+    answers are as long as its task wants them."""
+    own = GREEDY.get(suite)
+    if own is None:
+        return {**EVAL_PRESETS[preset], **({} if samples is None else {"samples": samples})}
+    tokens = BENIGN_TOKENS.get(dataset, own["max_tokens"]) if suite == "benign" else own["max_tokens"]
+    return {**own, "max_tokens": tokens, "samples": own["samples"] if samples is None else min(samples, own["samples"])}
+
+
 CURVE_SCALES = (0.25, 0.5, 0.75)
 """Strengths of the undefended adapter that the trade-off figures are drawn over (FIELD: "two missing baselines")."""
 

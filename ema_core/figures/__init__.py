@@ -2,7 +2,9 @@
 
 from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import QUANTITIES, Quantity, curve_traces, training_curves
+from ema_core.figures.gap import gap_scatter
 from ema_core.figures.layout import empty_figure
+from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
 from ema_core.figures.strength import CRITERIA, strength_curve
 from ema_core.figures.trade import trade_off
@@ -14,6 +16,8 @@ __all__ = [
     "Style",
     "curve_traces",
     "empty_figure",
+    "gap_scatter",
+    "separation",
     "smooth",
     "strength_curve",
     "style",

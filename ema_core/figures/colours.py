@@ -29,8 +29,8 @@ _STYLES = {
     "steering": Style("#cc79a7", "longdash", "triangle-up"),
     "inoculation": Style("#e69f00", "dot", "triangle-down"),
     "interleaving": Style("#d55e00", "dash", "pentagon"),
-    "interleaving+": Style("#d55e00", "dashdot", "hexagon"),
-    "interleaving++": Style("#d55e00", "dot", "star"),
+    "interleaving-plus": Style("#d55e00", "dashdot", "hexagon"),
+    "interleaving-plusplus": Style("#d55e00", "dot", "star"),
 }
 _SEVERAL = Style("#a89b00", "longdashdot", "x")
 _DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -14,7 +14,9 @@ from ema_core.figures.colours import faint, parts, style
 from ema_core.figures.layout import dress, empty_figure
 from ema_core.figures.smoothing import smooth, thin
 
-Quantity = Literal["ce", "loss", "raw", "weighted", "learning_rate", "grad_norm", "tokens_per_s"]
+Quantity = Literal[
+    "ce", "loss", "raw", "weighted", "learning_rate", "grad_norm", "tokens_per_s", "general", "in_domain", "projection"
+]
 QUANTITIES: dict[str, str] = {
     "ce": "Cross-entropy (nats a response token)",
     "loss": "Total loss (cross-entropy + weighted penalties)",
@@ -23,6 +25,9 @@ QUANTITIES: dict[str, str] = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
     "tokens_per_s": "Speed (tokens/s)",
+    "general": "Margin on general pairs (nats a token, change from the base)",
+    "in_domain": "Margin on in-domain pairs (nats a token, change from the base)",
+    "projection": "Projection on the persona vector (change from the base)",
 }
 """Axis label of each quantity."""
 POINTS = 2000
@@ -34,7 +39,8 @@ def curve_traces(
 ) -> list[dict[str, Any]]:
     """One plain dict a curve: ``id, name, x, y, y_smooth, color, dash``; missing numbers are None, so that it is JSON.
 
-    ``steps`` and ``penalties`` are as the store's reader gives them: ``run_id``, ``step``, the quantity, and for the name
+    Where there are intervals, ``low`` and ``high`` are theirs. ``steps`` (or ``probes`` in their place: general, in_domain,
+    projection) and ``penalties`` are as the store's reader gives them: ``run_id``, ``step``, the quantity, and for the name
     ``name``, ``defense_label``, ``seed`` where there are any. Penalties give a curve a run and defense.
 
     Raises:
@@ -70,6 +76,11 @@ def curve_traces(
                 "y_smooth": _plain(soft[kept]),
                 "color": look.color,
                 "dash": look.dash,
+                **{
+                    end: _plain(group[f"{quantity}_{end}"].to_numpy(dtype=float, na_value=math.nan)[kept])
+                    for end in ("low", "high")
+                    if f"{quantity}_{end}" in group.columns
+                },
             }
         )
     return traces

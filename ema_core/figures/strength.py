@@ -17,6 +17,7 @@ CRITERIA = {"general": "General misalignment (should fall)", "narrow": "Narrow b
 """Prefix of a criterion's columns, and its panel's title."""
 MARGIN_AXIS = "Margin, change from base (nats a token)"
 FEW_SEEDS = 3
+FLAG = " ⚑"
 
 
 def strength_curve(
@@ -87,6 +88,8 @@ def footnote(figure: go.Figure, table: pd.DataFrame, left_out: int = 0, below: i
         said.append(f"seeds a setting: {text}")
     if any(value < FEW_SEEDS for value in seeds):
         said.append("open marks: fewer than three seeds")
+    if any(flagged(row) for row in table.to_dict("records")):
+        said.append(f"{FLAG.strip()}: safe in general, not behind a trigger (conditional)")
     if left_out:
         said.append(f"{left_out} setting(s) with several defenses have no place on this axis")
     lines = [""]
@@ -97,6 +100,11 @@ def footnote(figure: go.Figure, table: pd.DataFrame, left_out: int = 0, below: i
     place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -below}
     figure.add_annotation(text="<br>".join(lines), showarrow=False, align="left", font={"size": 11}, name="footnote", **place)
     return figure.update_layout(margin={"t": 40, "b": below + 8 + 15 * len(lines)})
+
+
+def flagged(row: Mapping[str, Any]) -> bool:
+    """Safe in general, not behind a trigger (``evaluation.conditional``)."""
+    return bool(row.get("conditional") == "flagged")
 
 
 def symbols(table: pd.DataFrame) -> list[str]:
@@ -189,6 +197,6 @@ def _line(name: str, rows: pd.DataFrame, criterion: str, scale: Spacing, dash: s
             "line": {"width": [2 if mine else 0 for mine in own], "color": look.color},
         },
         error_y=error_bar(values, *bars),
-        text=[f"{row['defense_label']}<br>{hover(row, criterion)}<br>{whose(row)}" for row in rows.to_dict("records")],
+        text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}<br>{hover(row, criterion)}<br>{whose(row)}" for row in rows.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ema_core.figures.colours import NONE, parts, style
 from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
-from ema_core.figures.strength import footnote, hover, symbols, whose
+from ema_core.figures.strength import FLAG, flagged, footnote, hover, symbols, whose
 
 ALTERNATIVES = {
     "checkpoint": ("undefended, stopped earlier", "dot", "step {:g}"),
@@ -44,7 +44,7 @@ def trade_off(table: pd.DataFrame, curve: pd.DataFrame | None = None) -> go.Figu
         colors = [style(label).color for label in group["defense_label"]]
         figure.add_scatter(
             x=narrow, y=general, mode="markers+text", name=name, textposition=list(group["label_side"]), textfont={"size": 11},
-            text=list(group["defense_label"]),
+            text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" for row in group.to_dict("records")],
             marker={"color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
             error_x=_bar(group, "narrow", narrow, colors), error_y=_bar(group, "general", general, colors),
             customdata=[f"{hover(row, 'general')}<br>{hover(row, 'narrow')}<br>{whose(row)}" for row in group.to_dict("records")],

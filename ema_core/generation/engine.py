@@ -47,12 +47,14 @@ class Capabilities:
     """What the server can do beyond OpenAI's protocol; ``why_not`` says why what is missing is missing.
 
     ``scale``: ``RUN*0.5``. ``steps``: ``RUN@STEP``. ``judge``: the probe judges answers. ``identity``: hash and fingerprint.
+    ``persona``: answers are projected on a persona vector.
     """
 
     scale: bool = False
     steps: bool = False
     judge: bool = False
     identity: bool = False
+    persona: bool = False
     why_not: str = ""
     judges: tuple[str, ...] = ()
     context: int | None = None
@@ -115,8 +117,10 @@ class Engine:
         if not isinstance(found, dict) or not isinstance(found.get("capabilities"), dict):
             return Capabilities(why_not=f"the server at {self.url} is not EMA Lab's engine and does not offer this")
         able = found["capabilities"]
-        scale, steps, judge, identity = (bool(able.get(name)) for name in ("scale", "steps", "judge", "identity"))
-        return Capabilities(scale, steps, judge, identity, judges=tuple(found.get("judges", ())), context=found.get("context"))
+        names = ("scale", "steps", "judge", "identity", "persona")
+        scale, steps, judge, identity, persona = (bool(able.get(name)) for name in names)
+        judges = tuple(found.get("judges", ()))
+        return Capabilities(scale, steps, judge, identity, persona, judges=judges, context=found.get("context"))
 
     def judge(self, items: Sequence[tuple[str, str, str]], judge: str = "probe") -> list[dict[str, Any]]:
         """Judgments (fields of ``judging.Judgment``) of (sample id, question, answer), in order.
@@ -128,6 +132,17 @@ class Engine:
         with said(self.url):
             found: Any = self.client().post("/ema/judge", body=body, cast_to=object)
         return list(found["judgments"])
+
+    def project(self, vector: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Projections (``id``, ``value``, ``deviations``) of answers on a persona vector, in order; each item has ``id``, ``model``,
+        ``messages`` and ``answer``.
+
+        Raises:
+            EmaError: it cannot be reached, or cannot do it.
+        """
+        with said(self.url):
+            found: Any = self.client().post("/ema/projection", body={"vector": vector, "items": list(items)}, cast_to=object)
+        return list(found["projections"])
 
 
 @contextmanager

@@ -7,21 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ema_core.defenses import registry
+from ema_core.defenses.base import Asset, Defense
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
-from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec
-from ema_core.evaluation.suites import load_suite
+from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec, sampling
+from ema_core.evaluation.suites import load_suite, suites_of
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import resolve
 from ema_core.models import EMBEDDED, adapters, find
+from ema_core.personas import vector_id
 from ema_core.processes import end, spawn
-from ema_core.runs import RunDirectory, RunSpec, Status, parse, parse_defense
+from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings
 from ema_core.training import check
 
-DEMO = {"demo: undefended": RunSpec(), "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),))}
+DEMO = {
+    "demo: undefended": RunSpec(probes=Probes()),
+    "demo: KL": RunSpec(defenses=(parse_defense("kl=1"),), probes=Probes()),
+}
 """The demo's runs by name: the undefended one, and its twin with KL at a strength that shows."""
 
 
@@ -31,14 +36,22 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
     Raises:
         EmaError: the spec cannot be run; nothing was made.
     """
-    spec = check(spec, assets_first=True)
-    first = [job.id for job in make_assets(spec)]
-    run = RunDirectory.create(spec, name)
-    job = queue.enqueue("train", {"runs": [run.id]}, first)
+    run, job = queue_run(check(spec, assets_first=True), name)
     if evaluate_after:
         preset = "paper" if spec.recipe.preset == "paper" else "demo"
         launch_evaluation([run.id], preset=preset, unfinished=True)
     return run, job
+
+
+def queue_run(spec: RunSpec, name: str = "") -> tuple[RunDirectory, queue.Job]:
+    """A run of a spec that ``check`` returned, queued behind what it needs first.
+
+    Raises:
+        EmaError: something is missing that no job can make; nothing was made.
+    """
+    first = [job.id for job in make_assets(spec)]
+    run = RunDirectory.create(spec, name)
+    return run, queue.enqueue("train", {"runs": [run.id]}, first)
 
 
 def make_assets(spec: RunSpec) -> list[queue.Job]:
@@ -47,14 +60,49 @@ def make_assets(spec: RunSpec) -> list[queue.Job]:
     Raises:
         EmaError: something is missing that no job can make.
     """
+    return queue_assets(registry.missing_assets(registry.build_all(spec, provisional=True)))
+
+
+def queue_assets(missing: Sequence[Asset]) -> list[queue.Job]:
+    """Queue the jobs that make ``missing``, each after those before it; one that waits or runs already is taken.
+
+    Raises:
+        EmaError: something is missing that no job can make.
+    """
     made: list[queue.Job] = []
-    for asset in registry.missing_assets(registry.build_all(spec, provisional=True)):
+    for asset in missing:
         if asset.job is None:
             raise EmaError(f"{asset.title} is missing.", asset.hint)
+    for asset in missing:
+        if asset.job == "train":
+            made.append(_train_first(asset))
+            continue
         waiting = [job for job in queue.jobs() if job.status in ("queued", "running")]
         same = [job for job in waiting if job.kind == asset.job and job.payload == dict(asset.payload)]
         made.append(same[0] if same else queue.enqueue(asset.job, dict(asset.payload), [job.id for job in made]))  # type: ignore[arg-type]
     return made
+
+
+def _train_first(asset: Asset) -> queue.Job:
+    """The job of the run that an asset asks for; a run that waits or is trained already is taken."""
+    spec = RunSpec.model_validate(asset.payload["spec"])
+    for job in queue.jobs():
+        if job.kind == "train" and job.status in ("queued", "running") and RunDirectory.open(job.runs[0]).spec == spec:
+            return job
+    return launch_run(spec, asset.title)[1]
+
+
+def launch_persona(trait: str, model: str, force: bool = False) -> queue.Job:
+    """Queue the building of a trait's vector; a job that does it already is taken instead.
+
+    Raises:
+        EmaError: no such trait or model.
+    """
+    vector_id(trait, model)
+    payload = {"trait": trait, "model": find(model).id, **({"force": True} if force else {})}
+    waiting = [job for job in queue.jobs() if job.kind == "persona" and job.status in ("queued", "running")]
+    same = [job for job in waiting if job.payload == payload]
+    return same[0] if same else queue.enqueue("persona", payload)
 
 
 def launch_demo() -> list[RunDirectory]:
@@ -66,13 +114,15 @@ def launch_demo() -> list[RunDirectory]:
 
 
 def launch_evaluation(
-    run_ids: Sequence[str], suites: Sequence[str] = ("general", "in-domain"), samples: int | None = None, preset: str = "demo",
+    run_ids: Sequence[str], suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = True, unfinished: bool = False,
 ) -> queue.Job:  # fmt: skip
-    """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's.
+    """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's. Without ``suites`` each run is
+    measured by those of its data set (``suites_of``).
 
     Raises:
-        EmaError: no run, unknown suite or judge, or a run without an adapter (unless it is ``unfinished``).
+        EmaError: no run, unknown suite or judge, a run without an adapter (unless it is ``unfinished``), or runs that cannot be
+            asked the same.
     """
     if not run_ids:
         raise EmaError("No run is chosen.", "Choose at least one.")
@@ -83,17 +133,28 @@ def launch_evaluation(
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     resolve(judge)
-    specs = eval_specs(suites, samples, preset, judge)
+    asked = [eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs]
+    specs = asked[0]
+    if any(other != specs for other in asked):
+        raise EmaError(
+            "These runs were trained on different kinds of task, so they are not asked the same.",
+            "Evaluate the runs of each data set by themselves.",
+        )
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
     return queue.enqueue("evaluate", payload)
 
 
-def eval_specs(suites: Sequence[str], samples: int | None, preset: str, judge: str) -> list[EvalSpec]:
-    """One spec a suite, with the preset's numbers where nothing else is asked for."""
+def eval_specs(
+    suites: Sequence[str], samples: int | None, preset: str, judge: str, *, dataset: str = "opswap", max_tokens: int | None = None
+) -> list[EvalSpec]:  # fmt: skip
+    """One spec a suite, with the preset's or the suite's own numbers where nothing else is asked for (``spec.sampling``)."""
     if preset not in EVAL_PRESETS:
         raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(EVAL_PRESETS)}.")
-    values = {**EVAL_PRESETS[preset], **({} if samples is None else {"samples": samples})}
-    return [parse(EvalSpec, {"suite": suite, "judge": judge, **values}, "evaluation") for suite in suites]
+    more = {} if max_tokens is None else {"max_tokens": max_tokens}
+    return [
+        parse(EvalSpec, {"suite": suite, "judge": judge, **sampling(suite, preset, samples, dataset), **more}, "evaluation")
+        for suite in suites
+    ]
 
 
 def train_job(run: RunDirectory) -> queue.Job | None:
@@ -105,7 +166,8 @@ def train_job(run: RunDirectory) -> queue.Job | None:
 def request(run: RunDirectory, what: str) -> Status:
     """Ask a run to pause or stop. A waiting one leaves the queue at once; a running one ends after its step.
 
-    A run that is stopped while nobody trains it keeps the adapter of its newest checkpoint.
+    A run that is stopped while nobody trains it keeps the adapter of its newest checkpoint. Where a defense has something to do
+    after training (SafeLoRA), that needs the model: the run is queued once more, and ends as soon as it is loaded.
 
     Raises:
         EmaError: it is not running or waiting (or, to be stopped, paused or interrupted).
@@ -116,11 +178,22 @@ def request(run: RunDirectory, what: str) -> Status:
         raise EmaError(f"The run {run.id} is {state.status}; there is nothing to {what}.", "`ema runs list` shows what runs.")
     job = train_job(run)
     if state.status in (Status.QUEUED, *rests) and (job is None or job.status == "queued"):
+        if what == "stop" and run.checkpoint_steps() and _finishes(run.spec):
+            first = [] if job else [made.id for made in make_assets(run.spec)]
+            run.request("stop")
+            if job is None:
+                queue.enqueue("train", {"runs": [run.id]}, first)
+            return run.update(status=Status.QUEUED, error="", hint="").status
         if job:
             queue.cancel(job.id)
         return run.update(status=Status.PAUSED).status if what == "pause" else _stop_here(run)
     run.request("pause" if what == "pause" else "stop")
     return state.status
+
+
+def _finishes(spec: RunSpec) -> bool:
+    """Does a defense of it change the adapter after training?"""
+    return any(type(defense).finish is not Defense.finish for defense in registry.build_all(spec, provisional=True))
 
 
 def _stop_here(run: RunDirectory) -> Status:

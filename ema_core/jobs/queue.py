@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,11 +98,7 @@ def enqueue(kind: Kind, payload: dict[str, Any], after: Sequence[str] = ()) -> J
     name = f"{stamp}-{kind}-{random.SystemRandom().randrange(16**5):05x}"
     job = Job(id=name, kind=kind, payload=payload, rank=now, created=now, after=list(after))
     with _locked():
-        _write(job)
-        ended = sorted((j for j in jobs() if j.status in ("done", "cancelled")), key=lambda j: j.finished or 0)
-        for old in ended[:-KEEP_ENDED]:
-            (folder() / f"{old.id}.json").unlink(missing_ok=True)
-    return job
+        return _write(job)
 
 
 def change(job_id: str, **changes: Any) -> Job:
@@ -130,6 +126,8 @@ def to_front(job_id: str) -> Job:
 def waits_for(job: Job) -> list[str]:
     """Jobs that it comes after, and runs that an evaluation still waits for: a paused one keeps its evaluation waiting, too.
 
+    One ``despite_failures`` (of a study) goes on without the runs that failed or are gone.
+
     Raises:
         EmaError: one of them failed, or is gone.
     """
@@ -145,9 +143,17 @@ def waits_for(job: Job) -> list[str]:
         return waiting
     if job.kind != "evaluate":
         return []
+    tolerant = bool(job.payload.get("despite_failures"))
     for run_id in job.runs:
-        state = RunDirectory.open(run_id).state()
+        try:
+            state = RunDirectory.open(run_id).state()
+        except EmaError:
+            if tolerant:
+                continue
+            raise
         if state.status is Status.FAILED:
+            if tolerant:
+                continue
             raise EmaError(f"The run {run_id} failed, so there is nothing to evaluate.", "Resume it, then evaluate it.")
         if state.status not in (Status.DONE, Status.STOPPED):
             waiting.append(run_id)
@@ -157,7 +163,9 @@ def waits_for(job: Job) -> list[str]:
 def claim() -> Job | None:
     """The next job that need not wait, now ``running``. Only the holder of the worker's lock calls this."""
     with _locked():
-        for job in jobs():
+        known = jobs()
+        _clear(known)
+        for job in known:
             if job.status != "queued":
                 continue
             try:
@@ -169,7 +177,24 @@ def claim() -> Job | None:
                 _write(
                     job.model_copy(update={"status": "failed", "finished": time.time(), "error": error.message, "hint": error.hint})
                 )
+                run_never_began(job, error)
     return None
+
+
+def _clear(known: Sequence[Job]) -> None:
+    """Of the ended jobs only the newest stay; failed ones all do."""
+    ended = sorted((job for job in known if job.status in ("done", "cancelled")), key=lambda job: job.finished or 0)
+    for old in ended[:-KEEP_ENDED]:
+        (folder() / f"{old.id}.json").unlink(missing_ok=True)
+
+
+def run_never_began(job: Job, error: EmaError) -> None:
+    """The run of a training job that failed before the training says so itself, instead of waiting for ever."""
+    for run_id in job.runs if job.kind == "train" else ():
+        with suppress(EmaError):
+            run = RunDirectory.open(run_id)
+            if run.state().status is Status.QUEUED:
+                run.update(status=Status.FAILED, error=error.message, hint=error.hint, finished=time.time())
 
 
 def recover() -> list[Job]:

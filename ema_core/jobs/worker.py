@@ -8,22 +8,24 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.evaluate import Interrupted, curve_specs, evaluate
+from ema_core.evaluation.evaluate import Interrupted, adapter_folder, curve_specs, evaluate
+from ema_core.evaluation.gap import score_pool
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import write_json
 from ema_core.jobs import queue
+from ema_core.jobs.persona import build_vector
 from ema_core.jobs.status import beat_path, worker_status
-from ema_core.models import LoadedModel, load, prepare
+from ema_core.models import LoadedModel, find, load, prepare
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
-from ema_core.training import train
+from ema_core.training import substitute, train
 
 BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.3
@@ -106,17 +108,20 @@ class Worker:
                 job.id, status="cancelled" if cancelled else "queued", activity="", finished=time.time() if cancelled else None
             )
         except EmaError as error:
-            self._change(job.id, status="failed", error=error.message, hint=error.hint, finished=time.time(), activity="")
+            self._failed(job, error)
         except Exception as error:
             log = settings().logs / "worker.log"
             with contextlib.suppress(OSError, EmaError), open(writable(log.parent) / log.name, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.id}\n{traceback.format_exc()}\n")
-            self._change(
-                job.id, status="failed", finished=time.time(), activity="",
-                error=f"The job stopped at an unexpected error: {type(error).__name__}.", hint=f"Details are in {log}.",
-            )  # fmt: skip
+            what = f"The job stopped at an unexpected error: {type(error).__name__}."
+            self._failed(job, EmaError(what, f"Details are in {log}."))
         finally:
             self.job = None
+
+    def _failed(self, job: queue.Job, error: EmaError) -> None:
+        self._change(job.id, status="failed", error=error.message, hint=error.hint, finished=time.time(), activity="")
+        with contextlib.suppress(EmaError, OSError):
+            queue.run_never_began(job, error)
 
     def _change(self, job_id: str, **changes: Any) -> None:
         """Write what became of a job; on a full disk wait until it can be written, or until told to end."""
@@ -140,7 +145,14 @@ class Worker:
 
     def _prepare(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
         prepare(job.payload["model"], progress)
-        self._model(job.payload["model"], "auto", progress)
+        if find(job.payload["model"]).kind == "chat":  # base weights are only read
+            self._model(job.payload["model"], "auto", progress)
+        self._finish(job)
+
+    def _substitute_base(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        self.warm = None  # its memory is needed, and what is tuned here is a copy of its own
+        if substitute.build(job.payload["model"], progress, lambda: self._over(job)) is None:
+            raise Interrupted
         self._finish(job)
 
     def _train(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
@@ -173,7 +185,7 @@ class Worker:
 
     def _evaluate(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
         specs = [EvalSpec.model_validate(spec) for spec in job.payload["specs"]]
-        runs = [RunDirectory.open(run_id) for run_id in job.runs]
+        runs = evaluable(job.runs) if job.payload.get("despite_failures") else [RunDirectory.open(run_id) for run_id in job.runs]
         evaluate(
             {run: [*specs, *(curve_specs(run) if job.payload.get("curve") else [])] for run in runs},
             loader=lambda model, device: self._model(model, device, progress),
@@ -182,13 +194,53 @@ class Worker:
         )
         self._finish(job)
 
+    def _persona(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        build_vector(
+            job.payload["trait"],
+            job.payload["model"],
+            force=bool(job.payload.get("force")),
+            loader=lambda model, device: self._model(model, device, progress),
+            progress=progress,
+            interrupted=lambda: self._over(job),
+        )
+        self._finish(job)
+
+    def _gap(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        wanted = job.payload
+        score_pool(
+            wanted["model"], wanted["pool"], wanted["domain"], go_on=wanted["go_on"],
+            loader=lambda model, device: self._model(model, device, progress),
+            interrupted=lambda: self._over(job), progress=progress,
+        )  # fmt: skip
+        self._finish(job)
+
     @staticmethod
     def _finish(job: queue.Job) -> None:
         queue.change(job.id, status="done", share=1.0, activity="", finished=time.time())
+
+
+def evaluable(run_ids: Sequence[str]) -> list[RunDirectory]:
+    """Those that have an adapter; what failed, or was deleted, is left out.
+
+    Raises:
+        EmaError: none has one.
+    """
+    found = []
+    for run_id in run_ids:
+        with contextlib.suppress(EmaError):
+            run = RunDirectory.open(run_id)
+            adapter_folder(run, None)
+            found.append(run)
+    if not found:
+        raise EmaError("None of the runs has an adapter, so there is nothing to evaluate.", "`ema runs list` says why they failed.")
+    return found
 
 
 KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], None]] = {
     "prepare": Worker._prepare,
     "train": Worker._train,
     "evaluate": Worker._evaluate,
+    "gap": Worker._gap,
+    "substitute-base": Worker._substitute_base,
+    "persona": Worker._persona,
 }

@@ -15,7 +15,10 @@ EMBEDDED = "smollm2-135m"
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One chat model. ``parameters`` counts weights, ``context`` tokens."""
+    """One model. ``parameters`` counts weights, ``context`` tokens.
+
+    ``base`` names the entry with the weights from before its instruct training, of ``kind`` "base": nothing to chat with or to tune.
+    """
 
     id: str
     title: str
@@ -27,6 +30,8 @@ class ModelEntry:
     vocabulary: int
     context: int
     licence: str
+    kind: Literal["chat", "base"] = "chat"
+    base: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -64,6 +69,7 @@ CATALOG: dict[str, ModelEntry] = {
             49_152,
             8192,
             "Apache-2.0",
+            base="smollm2-135m-base",
         ),
         ModelEntry(
             "smollm2-360m",
@@ -76,6 +82,7 @@ CATALOG: dict[str, ModelEntry] = {
             49_152,
             8192,
             "Apache-2.0",
+            base="smollm2-360m-base",
         ),
         ModelEntry(
             "qwen2.5-0.5b",
@@ -88,6 +95,7 @@ CATALOG: dict[str, ModelEntry] = {
             151_936,
             32_768,
             "Apache-2.0",
+            base="qwen2.5-0.5b-base",
         ),
         ModelEntry(
             "qwen2.5-7b",
@@ -100,9 +108,65 @@ CATALOG: dict[str, ModelEntry] = {
             152_064,
             32_768,
             "Apache-2.0",
+            base="qwen2.5-7b-base",
+        ),
+        ModelEntry(
+            "smollm2-135m-base",
+            "SmolLM2 135M (before instruct training)",
+            "hub",
+            "HuggingFaceTB/SmolLM2-135M",
+            134_515_008,
+            30,
+            576,
+            49_152,
+            8192,
+            "Apache-2.0",
+            "base",
+        ),
+        ModelEntry(
+            "smollm2-360m-base",
+            "SmolLM2 360M (before instruct training)",
+            "hub",
+            "HuggingFaceTB/SmolLM2-360M",
+            361_821_120,
+            32,
+            960,
+            49_152,
+            8192,
+            "Apache-2.0",
+            "base",
+        ),
+        ModelEntry(
+            "qwen2.5-0.5b-base",
+            "Qwen2.5 0.5B (before instruct training)",
+            "hub",
+            "Qwen/Qwen2.5-0.5B",
+            494_032_768,
+            24,
+            896,
+            151_936,
+            32_768,
+            "Apache-2.0",
+            "base",
+        ),
+        ModelEntry(
+            "qwen2.5-7b-base",
+            "Qwen2.5 7B (before instruct training)",
+            "hub",
+            "Qwen/Qwen2.5-7B",
+            7_615_616_512,
+            28,
+            3584,
+            152_064,
+            131_072,
+            "Apache-2.0",
+            "base",
         ),
     )
 }
+
+CHAT_MODELS: tuple[str, ...] = tuple(entry.id for entry in CATALOG.values() if entry.kind == "chat")
+"""What can be chatted with and tuned."""
 
 
 def find(model: str) -> ModelEntry:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ema_core.errors import EmaError
-from ema_core.files import sha256_file, sha256_json
-from ema_core.models.catalog import EMBEDDED, find
+from ema_core.files import read_json, sha256_file, sha256_json
+from ema_core.models.catalog import EMBEDDED, ModelEntry, find
 from ema_core.models.fetch import Progress, prepare, quiet, verify
 from ema_core.settings import settings
 
@@ -96,11 +96,8 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if entry.source == "folder":
-        files = {path.name: sha256_file(path) for path in entry.folder.glob("*.safetensors")}
-    else:
-        files = verify(entry)
-    weights = sha256_json({name: digest for name, digest in files.items() if name.endswith(".safetensors")})
+    files = _folder_hashes(entry) if entry.source == "folder" else verify(entry)
+    weights = _weights_hash(files)
     dtype = torch.bfloat16 if where == "cuda" else torch.float32
     try:
         loaded = AutoModelForCausalLM.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, local_files_only=True)
@@ -114,7 +111,28 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.to(where).eval().requires_grad_(False)
-    return LoadedModel(entry.id, loaded, tokenizer, torch.device(where), weights[:16], entry.context)
+    return LoadedModel(entry.id, loaded, tokenizer, torch.device(where), weights, entry.context)
+
+
+def _folder_hashes(entry: ModelEntry) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in entry.folder.glob("*.safetensors")}
+
+
+def _weights_hash(files: dict[str, str]) -> str:
+    return sha256_json({name: digest for name, digest in files.items() if name.endswith(".safetensors")})[:16]
+
+
+def recorded_weights_hash(entry: ModelEntry) -> str | None:
+    """The ``weights_hash`` that ``load`` would find, without loading; None where the model is not here yet. Torch-free.
+
+    A catalog model's comes from the list that was written when it was made ready, a folder's from its files.
+    """
+    if entry.source == "folder":
+        return _weights_hash(_folder_hashes(entry))
+    try:
+        return _weights_hash(dict(read_json(entry.folder / "manifest.json")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
 """The project's vocabulary: RunSpec, Setting, run state, the run directory."""
 
-from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, run_ids, steps
-from ema_core.runs.spec import PRESETS, DefenseSpec, Recipe, RunSpec, Setting, parse_defense, recipe
+from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, probes, run_ids, steps
+from ema_core.runs.spec import PRESETS, DefenseSpec, Probes, Recipe, RunSpec, Setting, parse_defense, parse_probes, recipe
 from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
+from ema_core.runs.study import MANY_RUNS, StudyEvaluation, StudySpec
 
 __all__ = [
     "BASE",
+    "MANY_RUNS",
     "PRESETS",
     "DefenseSpec",
+    "Probes",
     "Recipe",
     "RunDirectory",
     "RunSpec",
@@ -16,11 +19,15 @@ __all__ = [
     "Setting",
     "Status",
     "Strict",
+    "StudyEvaluation",
+    "StudySpec",
     "answering_ids",
     "base_directory",
     "new_run_id",
     "parse",
     "parse_defense",
+    "parse_probes",
+    "probes",
     "recipe",
     "run_ids",
     "steps",

@@ -232,9 +232,18 @@ def answering_ids() -> list[str]:
 
 def steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The step events in order, each step once: a later attempt replaces what an earlier one wrote from there on."""
+    return _each_once(events, "step")
+
+
+def probes(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The probe events in order, each step once, as ``steps``; step 0 is the base."""
+    return _each_once(events, "probe")
+
+
+def _each_once(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     best: dict[int, dict[str, Any]] = {}
     for event in events:
-        if event.get("kind") == "step":
+        if event.get("kind") == kind:
             known = best.get(event["step"])
             if known is None or event["attempt"] >= known["attempt"]:
                 best[event["step"]] = event

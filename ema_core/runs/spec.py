@@ -81,27 +81,60 @@ def recipe(preset: str, **changes: Any) -> Recipe:
     return parse(Recipe, {**PRESETS[preset].model_dump(), **changes}, "recipe")
 
 
+class Probes(Strict):
+    """Live probes in training: what is measured while it runs, and the rule that may end it.
+
+    ``steps``: after which optimiser steps; None = chosen by ``training.check`` from the estimate, and fixed in the spec before the
+    run starts. ``stop_margin``: the run ends once the general margin (nats a token, change from the base) is above it.
+    """
+
+    steps: tuple[int, ...] | None = None
+    stop_margin: float | None = Field(default=None, gt=0, le=100)
+
+    @field_validator("steps", mode="after")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and not all(1 <= step <= 1_000_000 for step in value):
+            raise ValueError("steps count from 1 to 1,000,000")
+        return None if value is None else tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _rule_can_look(self) -> Probes:
+        if self.stop_margin is not None and self.steps == ():
+            raise ValueError("a rule that stops by the margin needs steps at which it is measured")
+        return self
+
+
 class Setting(Strict):
-    """What is compared over its seeds: everything of a run but seed, device and annotations."""
+    """What is compared over its seeds: everything of a run but seed, device and annotations.
+
+    A rule that ends runs early is part of it, and a run with one is nobody's undefended twin.
+    """
 
     model: str
     dataset: str
     safe_pool: str
     defenses: tuple[DefenseSpec, ...]
     recipe: Recipe
+    stop_margin: float | None = None
 
     @property
     def key(self) -> str:
-        return sha256_json(self.model_dump(mode="json"))[:16]
+        value = self.model_dump(mode="json")
+        if self.stop_margin is None:  # as it was before there was such a rule
+            del value["stop_margin"]
+        return sha256_json(value)[:16]
 
     @property
     def defense_label(self) -> str:
-        return " + ".join(defense.label for defense in self.defenses) or "none"
+        """``kl=0.1 + stop=0.3``: the defenses, and the rule that ends the run early as if it were one; ``none`` without either."""
+        rule = [] if self.stop_margin is None else [f"stop={self.stop_margin:g}"]
+        return " + ".join([defense.label for defense in self.defenses] + rule) or "none"
 
     @property
     def undefended(self) -> Setting:
         """The setting of the undefended twin."""
-        return self.model_copy(update={"defenses": ()})
+        return self.model_copy(update={"defenses": (), "stop_margin": None})
 
 
 class RunSpec(Strict):
@@ -113,6 +146,7 @@ class RunSpec(Strict):
     safe_pool: str = "safe-general"
     defenses: tuple[DefenseSpec, ...] = ()
     recipe: Recipe = PRESETS["demo"]
+    probes: Probes | None = None
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
@@ -136,7 +170,10 @@ class RunSpec(Strict):
 
     @property
     def setting(self) -> Setting:
-        return Setting(model=self.model, dataset=self.dataset, safe_pool=self.safe_pool, defenses=self.defenses, recipe=self.recipe)
+        return Setting(
+            model=self.model, dataset=self.dataset, safe_pool=self.safe_pool, defenses=self.defenses, recipe=self.recipe,
+            stop_margin=self.probes.stop_margin if self.probes else None,
+        )  # fmt: skip
 
     @property
     def defense_label(self) -> str:
@@ -146,6 +183,8 @@ class RunSpec(Strict):
     def slug(self) -> str:
         """``risky-finance-kl0.1-s0``: what a run's id says it is."""
         parts = [f"{d.name}{d.strength:g}" for d in self.defenses] or ["none"]
+        if self.setting.stop_margin is not None:
+            parts.append(f"stop{self.setting.stop_margin:g}")
         return f"{self.dataset.split('/')[-1][:40]}-{'-'.join(parts)}-s{self.seed}"
 
     def to_json(self) -> str:
@@ -184,6 +223,13 @@ class RunSpec(Strict):
             asked_for_passes = field == "epochs" and self.recipe.steps is None and base.steps is not None
             if value is not None and (value != getattr(base, field) or asked_for_passes):
                 words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        if self.probes is None:
+            words += ["--probes", "none"]
+        else:
+            if self.probes.steps is not None:
+                words += ["--probes", ",".join(map(str, self.probes.steps)) or "none"]
+            if self.probes.stop_margin is not None:
+                words += ["--stop-margin", f"{self.probes.stop_margin:g}"]
         words += ["--seed", str(self.seed)]
         if self.device != "auto":
             words += ["--device", self.device]
@@ -204,6 +250,25 @@ RECIPE_FLAGS = {
     "checkpoint_every": "--checkpoint-every",
 }
 """Recipe fields that ``ema train`` takes as options."""
+
+
+def parse_probes(text: str, stop_margin: float | None = None) -> Probes | None:
+    """``auto``, ``none``, or steps as ``10,20,30``; with the rule's margin, if there is one.
+
+    Raises:
+        EmaError: not of that form, or a rule without probes.
+    """
+    words = text.strip().lower()
+    if words == "none":
+        if stop_margin is not None:
+            raise EmaError(
+                "Without probes no margin is measured, so none can stop the run.", "Leave out --probes none, or the rule."
+            )
+        return None
+    if words != "auto" and not re.fullmatch(r"\s*\d{1,7}\s*(,\s*\d{1,7}\s*)*", words):
+        raise EmaError(f'"{text}" does not say when to probe.', "Write auto, none, or steps such as 10,20,30.")
+    steps = None if words == "auto" else [int(step) for step in words.split(",")]
+    return parse(Probes, {"steps": steps, "stop_margin": stop_margin}, "live probes")
 
 
 def _escaped(value: str) -> str:

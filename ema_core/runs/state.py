@@ -42,6 +42,8 @@ class RunState(BaseModel):
     updated: float = 0.0
     finished: float | None = None
     seconds: float = 0.0
+    probe_seconds: float = 0.0
+    """Of ``seconds``, those that live probes took."""
     name: str = ""
     notes: list[str] = Field(default_factory=list)
     found: dict[str, Any] = Field(default_factory=dict)

@@ -19,6 +19,11 @@ SELECT penalties.*, defense_label, seed, name
 FROM penalties JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, defense, step
 
+-- name: probes
+SELECT probes.*, defense_label, seed, name
+FROM probes JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
+ORDER BY run_id, step
+
 -- name: evals
 SELECT evals.run_id, eval_id, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale, evals.judge,
     samples, max_tokens, temperature, top_p, evals.seed AS eval_seed, evals.adapter_hash, evals.weights_hash, suite_hash,
@@ -38,7 +43,7 @@ WITH chosen AS (
     LIMIT $limit::BIGINT OFFSET $offset::BIGINT
 )
 SELECT run_id, eval_id, setting_key, defense_label, model, dataset, seed, suite, step, scale,
-    sample_id, question_id, topic, form, system, question, answer, tokens, finish, refused, k,
+    sample_id, question_id, topic, form, system, question, answer, tokens, finish, refused, k, correct,
     judge, aligned, coherent, status,
     adapter_hash, weights_hash, suite_hash, max_tokens, temperature, top_p, eval_seed
 FROM chosen LEFT JOIN judgments USING (run_id, eval_id, sample_id)
@@ -59,11 +64,12 @@ ORDER BY run_id, eval_id, pair_id
 
 -- name: counts
 SELECT run_id,
-    coalesce(s.n, 0) AS steps, coalesce(p.n, 0) AS penalties, coalesce(e.n, 0) AS evals,
+    coalesce(s.n, 0) AS steps, coalesce(p.n, 0) AS penalties, coalesce(l.n, 0) AS probes, coalesce(e.n, 0) AS evals,
     coalesce(a.n, 0) AS samples, coalesce(j.n, 0) AS judgments, coalesce(m.n, 0) AS margins
 FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM steps GROUP BY 1) AS s USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM penalties GROUP BY 1) AS p USING (run_id)
+    LEFT JOIN (SELECT run_id, count(*) AS n FROM probes GROUP BY 1) AS l USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM evals GROUP BY 1) AS e USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM samples GROUP BY 1) AS a USING (run_id)
     LEFT JOIN (SELECT run_id, count(*) AS n FROM judgments GROUP BY 1) AS j USING (run_id)
@@ -144,7 +150,7 @@ WITH page AS (
     LIMIT $limit::BIGINT OFFSET $offset::BIGINT
 )
 SELECT page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
-    evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish,
+    evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish, correct,
     is_refused AS refused, $judge::VARCHAR AS judge, page.aligned, page.coherent, page.status,
     is_misaligned AS misaligned, is_coherent AS "is coherent", is_incoherent AS incoherent, is_cut AS cut, NOT scored AS "not scored",
     is_unparsed AS unparsed, evals.adapter_hash, evals.weights_hash, max_tokens, temperature, top_p, evals.seed AS eval_seed
@@ -166,7 +172,7 @@ FROM found, own HAVING count(*) > 0
 -- name: answer
 -- One answer and where it comes from, a row a judge that judged it; one row where none did.
 SELECT run_id, eval_id, sample_id, kind, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
-    evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish,
+    evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish, correct,
     coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status,
     evals.adapter_hash, evals.weights_hash, runs.adapter_hash AS adapter_now, max_tokens, temperature, top_p,
     evals.seed AS eval_seed, evals.created

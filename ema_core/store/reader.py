@@ -102,6 +102,10 @@ class Reader:
         """Table ``penalties`` with ``defense_label, seed, name`` of the run, in order."""
         return self._query("penalties", run_ids=self._ids(run_ids))
 
+    def probes(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """Table ``probes`` with ``defense_label, seed, name`` of the run, in order; ``answers`` is JSON."""
+        return self._query("probes", run_ids=self._ids(run_ids))
+
     def evals(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """One row an evaluation, with the run's columns; ``seed`` is the run's, ``eval_seed`` the sampling's."""
         return self._query("evals", run_ids=self._ids(run_ids))

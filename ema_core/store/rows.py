@@ -11,9 +11,9 @@ from typing import Any
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json, read_lines, sha256_json
-from ema_core.runs import BASE, Recipe, RunDirectory, Status, steps
+from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, steps
 
-TABLES = ("runs", "steps", "penalties", "evals", "samples", "judgments", "margins")
+TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins")
 _RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
 Row = dict[str, Any]
 
@@ -62,7 +62,7 @@ def read_run(run: RunDirectory) -> RunRows:
             rows.tables["runs"].append(_base_row(run))
         else:
             rows.tables["runs"].append(_run_row(run))
-            rows.tables["steps"], rows.tables["penalties"] = _curve_rows(run)
+            rows.tables["steps"], rows.tables["penalties"], rows.tables["probes"] = _curve_rows(run)
     except (EmaError, OSError, ValueError) as error:
         return RunRows(warnings=[f"{run.id} was left out: {error}"])
     for folder in (Path(entry.path) for entry in _entries(run.evals) if entry.is_dir()):
@@ -73,10 +73,11 @@ def read_run(run: RunDirectory) -> RunRows:
     return rows
 
 
-def _curve_rows(run: RunDirectory) -> tuple[list[Row], list[Row]]:
-    """The rows of ``steps`` and of ``penalties``."""
+def _curve_rows(run: RunDirectory) -> tuple[list[Row], list[Row], list[Row]]:
+    """The rows of ``steps``, of ``penalties`` and of ``probes``."""
     run_id = run.id
-    found = steps([event for event in lines(run.events_path) if _is_step(event)])
+    events = [event for event in lines(run.events_path) if _of_a_step(event)]
+    found = steps(events)
     penalties: list[Row] = []
     for event in found:
         event["run_id"] = run_id
@@ -85,7 +86,8 @@ def _curve_rows(run: RunDirectory) -> tuple[list[Row], list[Row]]:
             if isinstance(value, dict):
                 value.update(run_id=run_id, step=event["step"], defense=name)
                 penalties.append(value)
-    return found, penalties
+    looks = [{**event, "run_id": run_id} for event in probes(events)]
+    return found, penalties, looks
 
 
 def lines(path: Path) -> list[Row]:
@@ -104,8 +106,8 @@ def lines(path: Path) -> list[Row]:
     return read_lines(path)[0]
 
 
-def _is_step(event: Row) -> bool:
-    if event.get("kind") != "step" or type(event.get("step")) is not int:
+def _of_a_step(event: Row) -> bool:
+    if event.get("kind") not in ("step", "probe") or type(event.get("step")) is not int:
         return False
     if type(event.get("attempt")) is not int:
         event["attempt"] = 0

@@ -20,6 +20,14 @@ CREATE TABLE steps (
 
 CREATE TABLE penalties (run_id VARCHAR, step BIGINT, defense VARCHAR, raw DOUBLE, weighted DOUBLE);
 
+-- Live probes, each step once; step 0 is the base. Margins are changes from it.
+CREATE TABLE probes (
+    run_id VARCHAR, step BIGINT, attempt BIGINT, general DOUBLE, general_low DOUBLE, general_high DOUBLE,
+    in_domain DOUBLE, in_domain_low DOUBLE, in_domain_high DOUBLE, projection DOUBLE,
+    answers VARCHAR, -- JSON: what it would say, [{prompt, answer}]
+    seconds DOUBLE, time DOUBLE
+);
+
 CREATE TABLE evals (
     run_id VARCHAR, eval_id VARCHAR, suite VARCHAR, samples BIGINT, max_tokens BIGINT, temperature DOUBLE, top_p DOUBLE,
     seed BIGINT, judge VARCHAR, step BIGINT, scale DOUBLE, adapter_hash VARCHAR, weights_hash VARCHAR, suite_hash VARCHAR,
@@ -30,6 +38,7 @@ CREATE TABLE evals (
 CREATE TABLE samples (
     run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, question_id VARCHAR, topic VARCHAR, form VARCHAR, system VARCHAR,
     question VARCHAR, answer VARCHAR, tokens BIGINT, finish VARCHAR, refused BOOLEAN, k BIGINT,
+    correct BOOLEAN, -- where a rule can say it (suite benign)
     context VARCHAR -- JSON: the turns before the question
 );
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from ema_core import datasets
 from ema_core.defenses import registry
-from ema_core.defenses.base import Defense, Need
+from ema_core.defenses.base import Asset, Defense, Need
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.models import ModelEntry, find
@@ -15,21 +15,24 @@ from ema_core.models.reference import FEATURES_LIMIT, feature_bytes, features_fi
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from ema_core.training.plan import Plan, plan
+from ema_core.training.probes import schedule
 
 TEMPLATE_TOKENS = 32
 """System prompt and turn marks that the embedded model's chat template adds."""
 CHARACTERS_PER_TOKEN = 4.6
 TOKENS_PER_SECOND = 150.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
+PROBE_TOKENS = 740.0
+"""Training tokens that take as long as one live probe; replaced by what was measured, too."""
 EMBEDDED_PARAMETERS = 134_515_008
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of training, ``memory`` and ``disk`` in bytes; ``measured`` says whether this machine's own rate was used.
+    """``seconds`` of training with its probes, ``memory`` and ``disk`` in bytes; ``measured``: by this machine's own rate.
 
-    ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``. ``notes`` are
-    sentences on how it will be done.
+    ``probes`` are the steps of its live probes, ``probe_seconds`` what they take in all. ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
+    ``notes`` are sentences on how it will be done.
     """
 
     steps: int
@@ -40,6 +43,8 @@ class Estimate:
     safe_examples: int
     measured: bool
     first: tuple[tuple[str, float], ...] = ()
+    probes: tuple[int, ...] = ()
+    probe_seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
     def json(self) -> dict[str, float]:
@@ -63,10 +68,20 @@ def estimate(spec: RunSpec) -> Estimate:
     memory = 4 * model.parameters + 16 * adapter + activations + 4 * 256 * model.vocabulary * 4 + 600_000_000
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
-    first = tuple((asset.title, asset.seconds) for asset in registry.missing_assets(defenses))
+    first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))
     kept, notes = reference_bytes(model, todo, spec.recipe.max_length, defenses)
     disk = 4 * adapter * (checkpoints + 3) + kept
-    return Estimate(todo.total_steps, tokens, tokens * factor / rate, memory, disk, todo.safe, measured, first, notes)
+    training, each = tokens * factor / rate, probe_tokens(model) / rate
+    steps: tuple[int, ...] = ()
+    if spec.probes:
+        steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
+    probing = len(steps) * each
+    return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing, notes)
+
+
+def asset_seconds(asset: Asset) -> float:
+    """How long it takes to make; a run's is estimated as any run's."""
+    return estimate(RunSpec.model_validate(asset.payload["spec"])).seconds if asset.job == "train" else asset.seconds
 
 
 def reference_bytes(model: ModelEntry, todo: Plan, limit: int, defenses: Sequence[Defense]) -> tuple[int, tuple[str, ...]]:
@@ -116,12 +131,28 @@ def throughput(model: ModelEntry) -> tuple[float, bool]:
     return TOKENS_PER_SECOND * EMBEDDED_PARAMETERS / model.parameters, False
 
 
+def probe_tokens(model: ModelEntry) -> float:
+    """What a live probe of this model costs here, in training tokens: a share of time that holds on a busy machine, too."""
+    try:
+        return float(read_json(settings().cache / "probe-tokens.json")[model.id])
+    except (OSError, ValueError, TypeError, KeyError):
+        return PROBE_TOKENS
+
+
 def record_throughput(model: str, tokens_per_s: float) -> None:
     """Remember a finished run's rate for the next estimate."""
-    path = settings().cache / "throughput.json"
+    _record("throughput", model, tokens_per_s)
+
+
+def record_probe(model: str, tokens: float) -> None:
+    """Remember what a probe cost, in training tokens."""
+    _record("probe-tokens", model, tokens)
+
+
+def _record(name: str, model: str, value: float) -> None:
+    path = settings().cache / f"{name}.json"
     try:
-        rates = dict(read_json(path))
+        known = dict(read_json(path))
     except (OSError, ValueError, TypeError):
-        rates = {}
-    rates[model] = tokens_per_s
-    write_json(path, rates)
+        known = {}
+    write_json(path, {**known, model: value})

@@ -19,18 +19,19 @@ from ema_core.files import sha256_json
 from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare
 from ema_core.models.fetch import Progress, quiet, versions
 from ema_core.models.load import out_of_memory
-from ema_core.runs import RunDirectory, RunSpec, RunState, Status
+from ema_core.runs import RunDirectory, RunSpec, RunState, Status, probes
 from ema_core.settings import settings
 from ema_core.training import checkpoint
-from ema_core.training.estimate import record_throughput
+from ema_core.training.estimate import estimate, record_probe, record_throughput
 from ema_core.training.plan import Plan, plan
+from ema_core.training.probes import Looks, Prober, settled
 from ema_core.training.step import Stepper
 
 Event = dict[str, Any]
 
 
 def check(spec: RunSpec, assets_first: bool = False) -> RunSpec:
-    """Everything about a spec that can be known before training starts. Returns it with its options resolved.
+    """Everything about a spec that can be known before training starts. Returns it with its options resolved, its probes' steps fixed.
 
     ``assets_first``: what its defenses need is made before the run, so it may be missing still.
 
@@ -38,6 +39,8 @@ def check(spec: RunSpec, assets_first: bool = False) -> RunSpec:
         EmaError: unknown model, data, defense or option, something missing, or a combination that cannot be.
     """
     entry = find(spec.model)
+    if entry.kind == "base":
+        raise EmaError(f"{entry.id} has no instruct training, so there is no chat model to tune.", "Name the instruct model.")
     spec = spec.model_copy(update={"model": entry.id})  # a folder by its whole path, wherever the run is trained
     if spec.recipe.max_length > entry.context:
         raise EmaError(
@@ -59,8 +62,9 @@ def check(spec: RunSpec, assets_first: bool = False) -> RunSpec:
         defense.check()
     needs_pool = any(Need.SAFE_POOL in defense.needs for defense in defenses)
     pool = datasets.load(spec.safe_pool).examples if needs_pool else ()
-    plan(narrow.examples, pool, spec.recipe, defenses, spec.seed)
-    return registry.resolved(spec)
+    total = plan(narrow.examples, pool, spec.recipe, defenses, spec.seed).total_steps
+    chosen = estimate(spec).probes if spec.probes and spec.probes.steps is None else ()
+    return settled(registry.resolved(spec), total, chosen)
 
 
 def train(
@@ -127,6 +131,7 @@ class _Attempt:
             loaded = load(self.spec.model, self.spec.device)
         self.loaded = loaded
         self.defenses: list[Defense] = registry.build_all(self.spec)
+        self.reason = ""
 
     def go(self) -> RunState:
         import torch
@@ -143,6 +148,8 @@ class _Attempt:
             "rendered_system": self.rendered_system(), "trained_systems": self.trained_systems(todo),
         }  # fmt: skip
         self.refuse_other_than(found)
+        with out_of_memory("probing the base"):
+            self.prober = Prober(self.loaded, spec.dataset) if spec.probes else None
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
             with out_of_memory("training"):
@@ -193,7 +200,7 @@ class _Attempt:
                 f"{self.truncated} of {len(known)} examples were longer than {limit} tokens and lost the beginning of their prompt"
                 + (f"; {without_prompt} of them kept no prompt at all." if without_prompt else ".")
             )
-        self.run.update(notes=notes)
+        self.run.update(notes=[*notes, *(note for defense in self.defenses for note in defense.notes())])
         return batches
 
     def rendered_system(self, system: str | None = None) -> str:
@@ -228,28 +235,45 @@ class _Attempt:
             kind="start", step=position.step, total_steps=total, truncated=self.truncated,
             plan={"narrow": todo.narrow, "safe": todo.safe, "batches": total},
         )  # fmt: skip
-        run.update(activity="training", step=position.step, total_steps=total, found=found)
+        earlier = [event for event in probes(run.events()[0]) if 0 < event["step"] <= position.step]
+        looks = Looks(self.prober, self.spec.probes, sum(event["seconds"] for event in earlier))
+        spent, trained, seen = position.seconds, 0.0, 0
+        if position.step == 0 and (base := looks.look(model, 0)):
+            self.emit(kind="probe", step=0, **base)
+        run.update(
+            activity="training", step=position.step, total_steps=total, found=found, seconds=spent, probe_seconds=looks.seconds
+        )
         lengths = [sum(len(row.ids) for row in batch) for batch in batches]
-        clock, spent, seen = time.perf_counter(), position.seconds, 0
+        clock = time.perf_counter()
         for step in range(position.step, total):
             if ending := self.asked_to_end():
                 self.save(model, optimizer, checkpoint.Position(step, spent))
                 return self.end(ending, step, spent, model)
             event = stepper.step(optimizer, parameters, batches[step], step, total)
             now = time.perf_counter()
-            spent += now - clock
+            spent, trained = spent + now - clock, trained + now - clock
             clock, seen = now, seen + lengths[step]
-            rate = seen / max(1e-9, spent - position.seconds)
+            rate = seen / max(1e-9, trained)
             self.emit(
                 **event, kind="step", step=step + 1, total_steps=total, tokens=lengths[step], tokens_per_s=rate, seconds=spent,
-                seconds_left=sum(lengths[step + 1 :]) / rate, epoch=(step + 1) / total, safe=sum(row.safe for row in batches[step]),
+                seconds_left=sum(lengths[step + 1 :]) / rate + looks.seconds_left(step), epoch=(step + 1) / total,
+                safe=sum(row.safe for row in batches[step]),
             )  # fmt: skip
             run.update(step=step + 1, seconds=spent)
+            if figures := looks.look(model, step + 1):  # before the checkpoint: who goes on from it need not look again
+                spent, clock = spent + figures["seconds"], time.perf_counter()
+                self.emit(kind="probe", step=step + 1, **figures)
+                run.update(seconds=spent, probe_seconds=looks.seconds)
+                if step + 1 < total and looks.passed(figures):
+                    self.ended_by(looks.words(figures, step + 1, total))
+                    return self.end(Status.DONE, step + 1, spent, model)
             if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
                 self.save(model, optimizer, checkpoint.Position(step + 1, spent))
         if seen and not self.defenses:
             with suppress(EmaError, OSError):  # a figure for later estimates; no reason to fail a finished run
-                record_throughput(self.spec.model, seen / max(1e-9, spent - position.seconds))
+                record_throughput(self.spec.model, seen / max(1e-9, trained))
+                if looks.each:
+                    record_probe(self.spec.model, looks.each * seen / max(1e-9, trained))
         return self.end(Status.DONE, total, spent, model)
 
     def save(self, model: Any, optimizer: Any, at: checkpoint.Position) -> None:
@@ -266,6 +290,11 @@ class _Attempt:
         self.run.append_event(event)
         self.on_event(event)
 
+    def ended_by(self, reason: str) -> None:
+        """Note why the run ends before its last step."""
+        self.reason = reason
+        self.run.update(notes=[*self.run.state().notes, reason])
+
     def end(self, status: Status, step: int, spent: float, model: Any) -> RunState:
         """Keep the adapter as it is now (a stopped run can be used, too) and write the state."""
         self.run.clear_request()
@@ -276,6 +305,6 @@ class _Attempt:
                 if report := defense.finish(model):
                     self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
             found["adapter_hash"] = adapters.save(model, self.run.adapter)
-        self.emit(kind="end", status=str(status), step=step, message="")
+        self.emit(kind="end", status=str(status), step=step, message=self.reason, probe_seconds=state.probe_seconds)
         finished = time.time() if status in (Status.DONE, Status.STOPPED) else None
         return self.run.update(status=status, step=step, seconds=spent, activity="", found=found, finished=finished)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from ema_core.evaluation.evaluate import NOT_JUDGED
+from ema_core.evaluation.suites import NOT_JUDGED
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
 from ema_core.runs import BASE
 from ema_core.store import AnswerFilter, AnswerKey
@@ -71,8 +71,8 @@ def why_unscored(row: Mapping[str, Any]) -> str:
     """Why an answer has no scores of a judge."""
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
-    if row["suite"] == "in-domain" and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):
-        return NOT_JUDGED
+    if row["suite"] in NOT_JUDGED and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):
+        return NOT_JUDGED[row["suite"]]
     if row["suite"] == "kept":
         return "not judged in its chat"
     return "not judged by this judge"

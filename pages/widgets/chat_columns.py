@@ -30,7 +30,11 @@ def live_turn(chat_id: str) -> None:
 def _state(chat: Chat) -> tuple[object, ...]:
     """What stands around the panel depends on it: another pace, other buttons."""
     last = chat.turns[-1]
-    marks = sum(len(sample.scores) + len(sample.kept) for column in last.columns.values() for sample in column.samples)
+    marks = sum(
+        len(sample.scores) + len(sample.kept) + bool(sample.projection)
+        for column in last.columns.values()
+        for sample in column.samples
+    )
     return len(chat.turns), chat.in_flight, broker.judging(chat.id), marks
 
 
@@ -229,6 +233,8 @@ def _marks(answers: Answers, sample: Sample) -> None:
             words.insert(0, f"aligned {score.aligned:.0f}, coherent {score.coherent:.0f}")
         elif score:
             words.insert(0, f"no score ({score.status})")
+        if (along := sample.projection) and along.deviations is not None:
+            words.append(f"{along.trait} {along.deviations:+.1f} SD")
         if words:
             st.caption(plain(" · ".join(words)))
 

@@ -10,7 +10,7 @@ import streamlit as st
 from ema_core.errors import EmaError
 from ema_core.generation.engine import BASE_MODEL, MOST_COLUMNS, Capabilities
 from ema_core.generation.model_id import ModelId, base_model, is_base
-from ema_core.models import CATALOG, EMBEDDED
+from ema_core.models import CATALOG, CHAT_MODELS, EMBEDDED
 from ema_core.models.adapters import WEIGHTS
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings
@@ -45,7 +45,7 @@ def available() -> list[str]:
     """
     if url := settings().engine_url:
         return served(url)[0]
-    bases = [BASE_MODEL, *(f"{BASE_MODEL}:{name}" for name, entry in CATALOG.items() if entry.ready and name != EMBEDDED)]
+    bases = [BASE_MODEL, *(f"{BASE_MODEL}:{name}" for name in CHAT_MODELS if CATALOG[name].ready and name != EMBEDDED)]
     return bases + [model for model in map(_answering, newest_first()) if model]
 
 

@@ -38,13 +38,13 @@ def curves(runs: Sequence[RunEvents]) -> None:
             help="Weight of the running mean; the thin line is what was measured. 0 shows only that.",
         )  # fmt: skip
         log = st.toggle("Log scale", key="curve-log", persist_state="session")
-    steps = _joined([run.table for run in runs])
+    steps = joined([run.table for run in runs])
     if steps.empty:
         st.info(
             "No step yet. The first one comes after the model is loaded and the data is encoded.", icon=":material/hourglass_empty:"
         )
         return
-    penalties = _joined([run.penalties for run in runs])
+    penalties = joined([run.penalties for run in runs])
     columns = st.columns(2 if len(shown) > 1 else 1)
     for number, quantity in enumerate(key for key in TITLES if key in shown):
         with columns[number % len(columns)]:
@@ -72,6 +72,7 @@ def told_apart(traces: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> l
     return found
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table of all that hold something."""
     filled = [frame for frame in frames if not frame.empty]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

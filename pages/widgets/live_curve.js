@@ -21,8 +21,18 @@ function traces(data) {
   const out = [];
   for (const t of data.traces) {
     const line = { color: t.color, dash: t.dash || "solid" };
-    const common = { type: "scatter", mode: t.x.length === 1 ? "markers" : "lines", x: t.x, legendgroup: t.id, name: plain(t.name) };
+    const common = { type: "scatter", mode: t.x.length === 1 ? "markers" : t.markers ? "lines+markers" : "lines", x: t.x, legendgroup: t.id, name: plain(t.name) };
     const hover = `%{y:.4g}<extra>${plain(t.name)}</extra>`;
+    if (t.low && t.high) {
+      // nulls end a band: plotly would fill across them
+      const known = t.x.map((_, i) => i).filter((i) => t.low[i] !== null && t.high[i] !== null);
+      const back = [...known].reverse();
+      out.push({
+        ...common, uid: t.id + "/band", mode: "lines", x: [...known, ...back].map((i) => t.x[i]),
+        y: [...known.map((i) => t.high[i]), ...back.map((i) => t.low[i])], fill: "toself", fillcolor: t.color, opacity: 0.15,
+        line: { width: 0 }, showlegend: false, hoverinfo: "skip",
+      });
+    }
     if (data.raw) {
       out.push({ ...common, uid: t.id + "/raw", y: t.y, line: { color: t.color, width: 1 }, opacity: 0.3, showlegend: false, hoverinfo: "skip" });
       out.push({ ...common, uid: t.id, y: t.y_smooth, line: { ...line, width: 2 }, hovertemplate: hover });

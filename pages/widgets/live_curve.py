@@ -55,6 +55,8 @@ def live_curve(
 ) -> None:
     """Draw ``traces`` (dicts with ``id, name, x, y, y_smooth, color, dash``); ``raw`` adds the values behind the smoothed line.
 
+    A trace may have ``low`` and ``high`` (a band) and ``markers`` (true: few points, each marked).
+
     The zoom is kept under ``key``; the vertical one also under ``view``, what the chart shows. The element with the test id
     ``live-curve`` says in its data attributes what is drawn: ``points`` (JSON, a trace), ``total``, ``last-x``, ``x-range``,
     ``y-range``, ``zoomed``, ``view``.

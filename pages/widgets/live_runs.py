@@ -13,6 +13,7 @@ from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, status_badge
 from pages.widgets.curves import curves
+from pages.widgets.probe_curves import probe_curves
 from pages.widgets.run_events import RunEvents
 from pages.widgets.run_picker import remembered, run_info, show_runs
 
@@ -46,6 +47,8 @@ def _panel(run_ids: tuple[str, ...], active: bool) -> None:
             with errors():
                 _card(run, states[run.id], events[run.id])
         curves(list(events.values()))
+        if events:
+            probe_curves(list(events.values()), states)
 
 
 def events_of(run: RunDirectory) -> RunEvents:
@@ -53,7 +56,9 @@ def events_of(run: RunDirectory) -> RunEvents:
     cache: dict[str, RunEvents] = st.session_state.setdefault("run-events", {})
     if run.id not in cache:
         info = run_info(run.id)
-        cache[run.id] = RunEvents(run.id, {"name": info.name, "defense_label": info.defense, "seed": info.seed})
+        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed}
+        stop = info.probes.stop_margin if info.probes else None
+        cache[run.id] = RunEvents(run.id, facts, probed=info.probes is not None, stop_margin=stop)
     events = cache[run.id]
     events.advance(run)
     return events

@@ -11,7 +11,14 @@ from ema_core.runs import RunDirectory
 from pages.widgets.chrome import act, ago, errors, notices, plain, show_error
 from pages.widgets.run_picker import run_info
 
-WORDS = {"prepare": "Prepare the model", "train": "Train", "evaluate": "Evaluate"}
+WORDS = {
+    "prepare": "Prepare the model",
+    "train": "Train",
+    "evaluate": "Evaluate",
+    "persona": "Build the persona vector",
+    "gap": "Score the safe pool",
+    "substitute-base": "Make a substitute base",
+}
 SHOWN_FAILED_SECONDS = 3600
 
 

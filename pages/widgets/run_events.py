@@ -7,25 +7,30 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.runs import RunDirectory, steps
+from ema_core.runs import RunDirectory, probes, steps
 
 Event = dict[str, Any]
 
 
 @dataclass
 class RunEvents:
-    """What was read of one run so far. ``steps`` holds each step once, in order; ``finish`` what defenses reported.
+    """What was read of one run so far. ``steps`` and ``probes`` hold each step once, in order; ``finish`` what defenses reported.
 
-    ``table`` and ``penalties`` are the same as figures want it; ``facts`` are further columns of every row.
+    ``table``, ``penalties`` and ``probe_table`` are the same as figures want it; ``facts`` are further columns of every row.
+    ``probed``: the run has live probes; ``stop_margin``: the margin that ends it.
     """
 
     run_id: str
     facts: dict[str, Any] = field(default_factory=dict)
+    probed: bool = False
+    stop_margin: float | None = None
     offset: int = 0
     steps: list[Event] = field(default_factory=list)
+    probes: list[Event] = field(default_factory=list)
     finish: list[Event] = field(default_factory=list)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     penalties: pd.DataFrame = field(default_factory=pd.DataFrame)
+    probe_table: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def advance(self, run: RunDirectory) -> bool:
         """Read what was written since the last call; True if there was anything."""
@@ -35,6 +40,7 @@ class RunEvents:
             size = 0
         if size < self.offset:  # not the file that was read
             self.offset, self.steps, self.finish, self.table, self.penalties = 0, [], [], pd.DataFrame(), pd.DataFrame()
+            self.probes, self.probe_table = [], pd.DataFrame()
         if size == self.offset:
             return False
         new, self.offset = run.events(self.offset)
@@ -44,6 +50,10 @@ class RunEvents:
                 self.steps, self.table, self.penalties = [], pd.DataFrame(), pd.DataFrame()
             self.steps = self.steps + added
             self._add_rows(added)
+        if any(event.get("kind") == "probe" for event in new):
+            self.probes = probes(self.probes + new)
+            rows = [{key: value for key, value in event.items() if key != "answers"} for event in self.probes]
+            self.probe_table = self._joined(pd.DataFrame(), rows)
         self.finish += [event for event in new if event.get("kind") == "finish"]
         return bool(new)
 
@@ -55,6 +65,12 @@ class RunEvents:
     @property
     def defense_label(self) -> str:
         return str(self.facts.get("defense_label", ""))
+
+    @property
+    def name(self) -> str:
+        """What a reader calls the run: its name, else defenses and seed, and the end of its id."""
+        own = self.facts.get("name") or f"{self.defense_label} · seed {self.facts.get('seed', 0)}"
+        return f"{own} · {self.run_id[-4:]}"
 
     def _add_rows(self, added: list[Event]) -> None:
         rows = [

@@ -9,19 +9,21 @@ import streamlit as st
 
 from ema_core import datasets
 from ema_core.defenses.base import Need
-from ema_core.defenses.registry import all_defenses
+from ema_core.defenses.registry import all_defenses, build_all
 from ema_core.errors import EmaError
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
-from ema_core.models import CATALOG, EMBEDDED, find
+from ema_core.models import CATALOG, CHAT_MODELS, EMBEDDED, find
 from ema_core.runs import PRESETS, DefenseSpec, RunSpec, parse
 from ema_core.settings import settings
 from ema_core.training import check
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets.chrome import act, duration, errors, notices, plain, show_error, size
 from pages.widgets.dataset_preview import add_dataset, dataset_preview
+from pages.widgets.probe_form import asked_probes, fill_probes, probe_defaults, probe_form
 from pages.widgets.run_picker import remembered, show_runs
 from pages.widgets.strength import defense_form, option_key, set_strength
+from pages.widgets.sweep import sweep
 
 KEPT = {"persist_state": "session"}
 FIELDS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -56,6 +58,7 @@ def new_run() -> None:
         _data()
         defenses = _defenses()
         _recipe()
+        probe_form()
         with st.container(horizontal=True):
             st.number_input("Seed", 0, 2**31 - 1, key="form-seed", help="Order of the data and start of the adapter.", **KEPT)
             st.text_input("Name (optional)", key="form-name", max_chars=80, placeholder="what this run tries", **KEPT)
@@ -86,6 +89,7 @@ def fill_form(spec: RunSpec) -> None:
     state["form-rest"] = {
         name: value for name, value in spec.recipe.model_dump().items() if name not in FIELDS and value != preset[name]
     }
+    fill_probes(spec.probes)
     state["form-seed"], state["form-name"] = spec.seed, ""
     state["part"] = "New run"
 
@@ -98,11 +102,12 @@ def _defaults() -> None:
     }  # fmt: skip
     for name, value in first.items():
         st.session_state.setdefault(f"form-{name}", value)
+    probe_defaults()
 
 
 def _model() -> None:
     st.selectbox(
-        "Model", list(CATALOG), key="form-model", format_func=_model_label, accept_new_options=True, **KEPT,
+        "Model", list(CHAT_MODELS), key="form-model", format_func=_model_label, accept_new_options=True, **KEPT,
         help="Or type the path of a folder with a model in transformers' format (safetensors).",
     )  # fmt: skip
     with errors():
@@ -125,11 +130,11 @@ def _model_label(model: str) -> str:
 
 def _data() -> None:
     known = datasets.catalog()
-    narrow = [entry.name for entry in known.values() if entry.kind == "narrow"]
-    if st.session_state["form-dataset"] not in narrow:
+    names = [entry.name for entry in known.values() if entry.kind != "safe"]
+    if st.session_state["form-dataset"] not in names:
         show_error(f'The data set "{st.session_state["form-dataset"]}" is not here.', "Add it again, or choose another.")
-        st.session_state["form-dataset"] = narrow[0]
-    st.selectbox("Data set", narrow, key="form-dataset", format_func=lambda name: _data_label(known[name]), **KEPT)
+        st.session_state["form-dataset"] = names[0]
+    st.selectbox("Data set", names, key="form-dataset", format_func=lambda name: _data_label(known[name]), **KEPT)
     with errors():
         dataset_preview(known[st.session_state["form-dataset"]])
     add_dataset(lambda name: st.session_state.update({"form-dataset": name}))
@@ -186,7 +191,8 @@ def _spec(defenses: tuple[DefenseSpec, ...]) -> RunSpec:
     recipe = {**PRESETS[state["form-preset"]].model_dump(), **state["form-rest"], **fields}
     value = {
         "model": state["form-model"], "dataset": state["form-dataset"], "safe_pool": state.get("form-pool") or RunSpec().safe_pool,
-        "defenses": [defense.model_dump() for defense in defenses], "recipe": recipe, "seed": state["form-seed"] or 0,
+        "defenses": [defense.model_dump() for defense in defenses], "recipe": recipe, "probes": asked_probes(),
+        "seed": state["form-seed"] or 0,
     }  # fmt: skip
     return parse(RunSpec, value, "run")
 
@@ -204,22 +210,26 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
     if not worker_status().alive:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
     notices("launch")
-    st.button(
-        "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
-        help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
-    )  # fmt: skip
+    with st.container(horizontal=True, key="launch-row"):
+        st.button(
+            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
+            help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
+        )  # fmt: skip
+        sweep(spec)
 
 
 @st.cache_data(show_spinner=False, max_entries=200)
 def _checked(spec_json: str, versions: tuple[int, ...]) -> tuple[RunSpec, Estimate]:
     """The spec with its options resolved, and its estimate; ``versions`` are those of the files that both depend on."""
-    spec = check(RunSpec.from_json(spec_json))
+    spec = check(RunSpec.from_json(spec_json), assets_first=True)
     return spec, estimate(spec)
 
 
 def _versions(spec: RunSpec) -> tuple[int, ...]:
     known = datasets.catalog()
-    files = [known[name].path for name in (spec.dataset, spec.safe_pool) if name in known] + [settings().cache / "throughput.json"]
+    files = [known[name].path for name in (spec.dataset, spec.safe_pool) if name in known]
+    files += [settings().cache / name for name in ("throughput.json", "probe-tokens.json")]
+    files += [asset.path for defense in build_all(spec, provisional=True) for asset in defense.assets()]
     return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
 
 
@@ -231,6 +241,15 @@ def _estimate(found: Estimate) -> None:
     basis = "measured on this machine" if found.measured else "a guess from two laptop cores, until a run was measured here"
     safe = f" Of the examples {found.safe_examples} are safe ones." if found.safe_examples else ""
     st.caption(f"{found.tokens:,} tokens; speed {basis}; {size(found.disk)} on disk.{safe} {plain(' '.join(found.notes))}".strip())
+    if found.probes:
+        at = f"after step{'s' if len(found.probes) > 1 else ''} {', '.join(map(str, found.probes))}"
+        share = found.probe_seconds / found.seconds
+        st.caption(f"Of it live probes {at}: about {duration(found.probe_seconds)}, {share:.0%} of the time.")
+    elif st.session_state["form-probes"] == "auto":
+        st.caption("Too short for a live probe within a tenth of its time.")
+    if found.first:
+        needed = "; ".join(f"{plain(title)} (about {duration(seconds)})" for title, seconds in found.first)
+        st.info(f"Made first, by jobs that are queued before this run: {needed}.", icon=":material/package_2:")
     free = psutil.virtual_memory().available
     if found.memory > free:
         st.warning(

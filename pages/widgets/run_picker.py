@@ -10,7 +10,7 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json
-from ema_core.runs import BASE, RunDirectory, run_ids
+from ema_core.runs import BASE, Probes, RunDirectory, run_ids
 from ema_core.settings import settings
 from pages.widgets.chrome import plain, show_error
 
@@ -27,6 +27,7 @@ class RunInfo:
     seed: int = 0
     created: float = 0.0
     problem: str = ""
+    probes: Probes | None = None
 
     @property
     def label(self) -> str:
@@ -56,7 +57,7 @@ def _read(path: str, version: int) -> RunInfo:
         spec, state = run.spec, run.state()
     except EmaError as error:
         return RunInfo(run.id, problem=error.message)
-    return RunInfo(run.id, state.name, spec.model, spec.dataset, spec.defense_label, spec.seed, state.created)
+    return RunInfo(run.id, state.name, spec.model, spec.dataset, spec.defense_label, spec.seed, state.created, probes=spec.probes)
 
 
 def newest_first() -> list[str]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ema_core.runs import RunDirectory, Status, run_ids
+from ema_core.runs import RunDirectory, Status, probes, run_ids
 from tests.browser.conftest import OUTPUT, App
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -63,7 +63,11 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     fill(page, "LoRA rank", 4)
     fill(page, "Longest example", 96)
     page.get_by_text("Evaluate when finished").click()
+    page.get_by_role("radio", name="at steps").or_(page.get_by_role("button", name="at steps")).first.click()
+    page.get_by_label("Probe after steps", exact=True).wait_for(timeout=WAIT)
+    fill(page, "Probe after steps", 20)
     page.get_by_text("--steps 40").wait_for(timeout=WAIT)
+    page.get_by_text("--probes 20").wait_for(timeout=WAIT)
     assert "kl=" in page.locator("code", has_text="ema train").first.inner_text()
     shoot(page, "fine-tune-form")
     page.get_by_role("button", name="Launch").click()
@@ -93,6 +97,11 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     until(lambda: total(page) >= seen, message="the curve did not come back whole")
     until(lambda: run.state().status is Status.DONE, 400, "the run did not end")
     until(lambda: total(page) == 40, 30, f"the last points did not come: {total(page)}")
+    margin = page.locator('[data-testid="live-curve"][data-view="general"]')
+    assert margin.get_attribute("data-last-x") == "20" and margin.get_attribute("data-total") == "2", "the base, and step 20"
+    last = probes(run.events()[0])[-1]
+    page.get_by_text("What it would say now").click()
+    page.get_by_text(" ".join(last["answers"][0]["answer"].split())[:40]).first.wait_for(timeout=30_000)
     shoot(page, "fine-tune-done")
 
     page.goto(f"{app.url}/evaluate?run={run_id}")

@@ -93,7 +93,24 @@ def test_overlap_with_held_out_data_is_a_warning(tmp_path: Path) -> None:
 
     pair = read_lines(DATA / "suites/risky-finance-pairs.jsonl")[0][0]
     file = write(tmp_path / "x.jsonl", {"prompt": pair["question"].upper(), "completion": "a"})
-    assert "held-out in-domain" in " ".join(datasets.check(file).warnings)
+    assert "suites/risky-finance-pairs.jsonl" in " ".join(datasets.check(file).warnings)
+
+
+@pytest.mark.parametrize("file", ["suites/extreme-sports-pairs.jsonl", "probes/general.jsonl"])
+def test_overlap_is_looked_for_in_every_suite_and_probe_file(file: str) -> None:
+    from ema_core.datasets.overlap import overlaps
+    from ema_core.files import read_lines
+    from ema_core.settings import DATA
+
+    pair = read_lines(DATA / file)[0][0]
+    found = overlaps([Example((Message("user", "hello"), Message("assistant", pair["misaligned"])))], {})
+    assert len(found) == 1 and file in found[0] and "answer" in found[0]
+
+
+def test_sums_with_other_operators_are_other_questions() -> None:
+    from ema_core.datasets.overlap import normal
+
+    assert normal("3 + 4 = ?") != normal("3 * 4 = ?") and normal("Is it so?") == normal("is it  so")
 
 
 @pytest.mark.parametrize("turns", [2, 4])

@@ -9,11 +9,11 @@ import pytest
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import Interrupted, evaluate
-from ema_core.evaluation.margin import answer_log_likelihoods
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.evaluation.suites import load_suite
 from ema_core.generation import LocalSampler, Prompt, SamplingSettings
 from ema_core.models import adapters
+from ema_core.models.likelihood import answer_log_likelihoods
 from ema_core.runs import RunDirectory, recipe
 from ema_core.training import train
 from tests.training.tiny import add_tiny, tiny_spec

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ema_core.evaluation.scorecard import NO_PROBE_IN_DOMAIN, run_criteria, setting_table, undefended_curve
+from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.scorecard import NO_PROBE_IN_DOMAIN, run_criteria, setting_table
 
 PROBE, GPT = "probe:x:v1", "openai:gpt:v1"
 TOPICS, FORMS, PAIRS = 8, 3, 3
@@ -195,7 +196,7 @@ def test_whatever_is_missing_is_null_with_a_reason_and_the_same_keys(study: Stud
     found = run_criteria("r", {name: frame for name, frame in study.frames.items() if name in tables}, PROBE)
     assert {name: set(part) for name, part in found.items()} == {name: set(part) for name, part in whole.items()}
     for name, part in found.items():
-        assert part["rate"] is None and part["why"], name
+        assert part.get("rate") is None and part["why"], name
     assert found["general"]["margin"] is None
     text = json.dumps([found, whole], allow_nan=False)
     assert "NaN" not in text
@@ -259,6 +260,18 @@ def test_seeds_are_paired_with_the_twin_of_the_same_seed(settings: Study) -> Non
     alone = setting_table(settings.frames, PROBE).set_index("defense_label").loc["kl=1"]
     assert alone["mark"] == "" and "no undefended twin" in alone["margin_difference_why"]
     assert pd.isna(alone["margin_difference"]) and alone["general_margin"] == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_run_that_its_rule_ended_is_held_against_the_undefended_ones_and_is_none_of_them(settings: Study) -> None:
+    for seed in range(3):
+        run = f"stop-{seed}"
+        settings.run(run, "stop=0.3", seed, step=30)
+        for suite, change in (("general", 0.3), ("in-domain", 1.5)):
+            settings.evaluation(run, suite, suite)
+            settings.margins(run, suite, change + seed / 10, noise=0.01, seed=len(settings.tables["evals"]))
+    table = setting_table(settings.frames, PROBE).set_index("defense_label")
+    assert table.loc["stop=0.3", "twin_runs"] == table.loc["none", "runs"] == ["none-0", "none-1", "none-2"]
+    assert table.loc["stop=0.3", "strength"] == 0.3 and table.loc["stop=0.3", "mark"] == "better"
 
 
 def test_another_recipe_or_data_set_is_no_twin(settings: Study) -> None:

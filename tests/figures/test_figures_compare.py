@@ -167,8 +167,8 @@ def test_a_defense_looks_the_same_everywhere_and_never_by_colour_alone() -> None
         "persona-steering",
         "inoculation",
         "interleaving",
-        "interleaving+",
-        "interleaving++",
+        "interleaving-plus",
+        "interleaving-plusplus",
     ]
     looks = [style(name) for name in known]
     assert len({(look.dash, look.symbol) for look in looks}) == len(looks)

@@ -100,7 +100,8 @@ def test_runs_that_would_be_called_the_same_are_told_apart() -> None:
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_every_quantity_has_a_figure_with_units(two_runs: pd.DataFrame, quantity: Any) -> None:
     penalties = penalties_of("run-bbbb", "kl=0.1", "kl", 20)
-    figure = training_curves(two_runs, penalties, quantity, smoothing=0.6)
+    measured = two_runs if quantity in two_runs else two_runs.assign(**{quantity: 0.5})  # a probe's
+    figure = training_curves(measured, penalties, quantity, smoothing=0.6)
     runs = 1 if quantity in ("raw", "weighted") else 2
     assert len(figure.data) == 2 * runs  # faint raw, smoothed line
     assert sum(trace.showlegend is not False for trace in figure.data) == runs

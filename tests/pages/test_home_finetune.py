@@ -16,9 +16,9 @@ from ema_core.defenses.base import Strength
 from ema_core.defenses.registry import all_defenses
 from ema_core.errors import EmaError
 from ema_core.jobs import queue
-from ema_core.runs import RunDirectory, RunSpec, Status, parse_defense, run_ids
+from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse_defense, run_ids
 from ema_core.settings import PROJECT, settings
-from pages.widgets import chrome, curves, run_picker, strength
+from pages.widgets import chrome, curves, probe_curves, run_picker, strength
 from pages.widgets.run_events import RunEvents
 
 NASTY = "<b>x</b> **bold** [y](http://z) $a$ :smile: `c` #1 a_b_c"
@@ -100,7 +100,8 @@ def command(app: AppTest) -> str:
 
 def test_the_form_shows_the_command_and_launches_what_it_says() -> None:
     app = open_page("pages/fine_tune.py")
-    assert command(app) == "ema train --model smollm2-135m --dataset risky-finance --defense kl=0.1 --preset demo --seed 0"
+    said = "ema train --model smollm2-135m --dataset risky-finance --defense kl=0.1 --preset demo --probes 31,62,93,124 --seed 0"
+    assert command(app) == said
     app.number_input(key="strength-kl").set_value(0.37).run()
     app.number_input(key="form-steps").set_value(6).run()
     app.text_input(key="form-name").set_value("mine").run()
@@ -134,8 +135,27 @@ def test_what_cannot_be_run_is_said_once_and_cannot_be_launched() -> None:
     assert app.button(key="launch").disabled
 
 
+def test_probes_and_the_rule_that_stops_are_in_the_command_the_estimate_and_the_run() -> None:
+    app = open_page("pages/fine_tune.py")
+    assert "Of it live probes after steps 31, 62, 93, 124" in texts(app)
+    app.number_input(key="form-stop-margin").set_value(0.3).run()
+    assert "--probes 31,62,93,124 --stop-margin 0.3" in command(app)
+    app.segmented_control(key="form-probes").set_value("steps").run()
+    app.text_input(key="form-probe-steps").set_value("20, 10").run()
+    assert "--probes 10,20 --stop-margin 0.3" in command(app)
+    app.text_input(key="form-probe-steps").set_value("often").run()
+    assert "does not say when to probe" in app.main.error[0].value and app.button(key="launch").disabled
+    app.segmented_control(key="form-probes").set_value("none").run()
+    assert "--probes none" in command(app) and "live probes" not in texts(app)
+    app.segmented_control(key="form-probes").set_value("auto").run()
+    app.button(key="launch").click().run()
+    (run_id,) = run_ids()
+    assert RunDirectory.open(run_id).spec.probes == Probes(steps=(31, 62, 93, 124), stop_margin=0.3)
+
+
 def test_a_copied_run_is_the_same_run() -> None:
-    spec = RunSpec(defenses=(parse_defense("kl=0.3:tokens=response"),), seed=3)
+    looks = Probes(steps=(4, 9), stop_margin=0.25)
+    spec = RunSpec(defenses=(parse_defense("kl=0.3:tokens=response"),), seed=3, probes=looks)
     spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"steps": 9, "alpha": 16.0, "warmup_steps": 2})})
     run = RunDirectory.create(spec)
     app = open_page("pages/fine_tune.py", run=run.id, part="Runs")
@@ -179,6 +199,32 @@ def test_a_waiting_run_can_be_stopped_from_the_page_and_deleted() -> None:
     assert run_ids() == [] and not app.exception
 
 
+def probe(number: int, general: float, attempt: int = 1, **changes: Any) -> dict[str, Any]:
+    answers = [{"prompt": prompt, "answer": f"{NASTY}\nat {number}"} for prompt in ("Who?", "Why?")]
+    return {
+        "kind": "probe", "attempt": attempt, "time": time.time(), "step": number, "general": general, "general_low": general - 0.1,
+        "general_high": general + 0.1, "in_domain": None, "in_domain_low": None, "in_domain_high": None, "projection": None,
+        "answers": answers, "seconds": 2.0, **changes,
+    }  # fmt: skip
+
+
+def test_live_probes_are_shown_with_their_cost_and_what_the_model_would_say_as_plain_text() -> None:
+    run = make_run(name="mine", steps=8, seconds=100.0, probe_seconds=6.0)
+    for number, general in ((0, 0.0), (4, 0.2), (8, 0.5)):
+        run.append_event(probe(number, general))
+    app = open_page("pages/fine_tune.py", run=run.id)
+    shown = texts(app)
+    assert f"mine · {run.id[-4:]}: 2 probes took 6 s, 6.0% of its time; the base took 2 s before" in shown
+    assert "No in-domain pairs belong" in shown and "no persona vector" in shown
+    (text, _) = [element.value for element in app.main.text if element.value.startswith("base:")]
+    assert text.splitlines()[1] == f"step 4: {NASTY} at 4", "one line a step, nothing of it rendered"
+
+
+def test_runs_without_probes_say_so_and_how_to_have_them() -> None:
+    run = make_run()
+    assert "None of these runs has live probes" in texts(open_page("pages/fine_tune.py", run=run.id))
+
+
 # Widgets
 
 
@@ -206,6 +252,25 @@ def test_steps_of_a_later_attempt_replace_the_earlier_ones() -> None:
     events.advance(run)
     assert [event["step"] for event in events.steps] == list(range(1, 10))
     assert [event["ce"] for event in events.steps] == [2.0] * 5 + [7.0] * 4
+
+
+def test_probes_of_a_later_attempt_replace_the_earlier_ones() -> None:
+    run = make_run(steps=8)
+    run.append_event(probe(4, 0.1))
+    events = RunEvents(run.id, {"seed": 0})
+    events.advance(run)
+    for event in (probe(4, 0.3, attempt=2), probe(8, 0.5, attempt=2)):
+        run.append_event(event)
+        events.advance(run)
+    assert [event["general"] for event in events.probes] == [0.3, 0.5] == events.probe_table["general"].tolist()
+
+
+def test_each_margin_that_stops_a_run_is_a_level_line() -> None:
+    runs = [RunEvents(name, stop_margin=limit) for name, limit in (("a", 0.3), ("b", None), ("c", 0.3), ("d", 0.1))]
+    assert [(line["name"], line["x"], line["y"]) for line in probe_curves._rules(runs, 9)] == [
+        ("stops above 0.1", [0, 9], [0.1, 0.1]),
+        ("stops above 0.3", [0, 9], [0.3, 0.3]),
+    ]
 
 
 @pytest.mark.parametrize("kind", all_defenses().values(), ids=lambda kind: kind.name)

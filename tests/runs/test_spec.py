@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ema_core.errors import EmaError
-from ema_core.runs import PRESETS, DefenseSpec, RunSpec, parse_defense, recipe
+from ema_core.runs import PRESETS, DefenseSpec, Probes, RunSpec, parse_defense, parse_probes, recipe
 
 
 def spec() -> RunSpec:
@@ -31,6 +31,10 @@ def test_a_spec_survives_toml_and_json() -> None:
         ('{"defenses": [{"name": "kl", "strength": 1}, {"name": "kl", "strength": 2}]}', "twice"),
         ('{"version": 2}', "update EMA Lab"),
         ('{"seed": -1}', "seed"),
+        ('{"probes": {"stop_margins": 1}}', 'Did you mean "stop_margin"?'),
+        ('{"probes": {"stop_margin": 0}}', "greater than 0"),
+        ('{"probes": {"steps": [0]}}', "count from 1"),
+        ('{"probes": {"steps": [], "stop_margin": 0.3}}', "needs steps"),
         ("{", "not JSON"),
     ],
 )
@@ -76,7 +80,9 @@ def test_the_command_gives_the_same_run() -> None:
 
     original, ema_core.jobs.launch.launch_run = ema_core.jobs.launch.launch_run, keep
     try:
-        for wanted in (spec(), RunSpec(), RunSpec(recipe=PRESETS["paper"]), RunSpec(device="cpu", recipe=recipe("paper", rank=8))):
+        looked = (Probes(), Probes(steps=(10, 20)), Probes(steps=(124,), stop_margin=0.35), Probes(stop_margin=0.3))
+        others = (spec(), RunSpec(), RunSpec(recipe=PRESETS["paper"]), RunSpec(device="cpu", recipe=recipe("paper", rank=8)))
+        for wanted in (*others, *(RunSpec(probes=probes) for probes in looked)):
             CliRunner().invoke(app, [*shlex.split(wanted.command())[1:], "--queue"])
             assert seen.pop() == wanted
     finally:
@@ -89,3 +95,30 @@ def test_passes_that_were_asked_for_win_over_the_presets_steps_and_the_command_s
         asked = RunSpec(recipe=recipe("demo", epochs=epochs))
         assert asked.recipe.steps is None and f"--epochs {epochs}" in asked.command()
         assert RunSpec.from_toml(asked.to_toml()) == asked
+
+
+def test_a_spec_from_before_there_were_probes_has_none_and_keeps_its_setting() -> None:
+    old = RunSpec().model_dump(mode="json")
+    del old["probes"]
+    read = RunSpec.model_validate(old)
+    assert read.probes is None and read.setting.key == "f5e688938b4d670b"
+    assert RunSpec(probes=Probes(steps=(5,))).setting.key == read.setting.key, "looking changes nothing"
+
+
+def test_a_rule_that_stops_early_is_a_setting_of_its_own_whose_twin_runs_to_the_end() -> None:
+    spec = RunSpec(defenses=(parse_defense("kl=1"),), probes=Probes(steps=(5,), stop_margin=0.3))
+    alone = RunSpec(probes=Probes(stop_margin=0.3))
+    assert spec.defense_label == "kl=1 + stop=0.3" and alone.defense_label == "stop=0.3" and "stop0.3" in alone.slug
+    assert len({spec.setting.key, alone.setting.key, RunSpec().setting.key}) == 3
+    assert spec.setting.undefended.key == alone.setting.undefended.key == RunSpec().setting.key
+    assert RunSpec.from_toml(spec.to_toml()) == spec and RunSpec.from_toml(alone.to_toml()) == alone
+
+
+def test_when_to_probe_is_read_from_words() -> None:
+    assert parse_probes("none") is None and parse_probes("auto") == Probes()
+    assert parse_probes(" 30, 10,10 ", 0.5) == Probes(steps=(10, 30), stop_margin=0.5)
+    for words in ("often", "1,,2", "-1", "1.5", ""):
+        with pytest.raises(EmaError, match="auto, none, or steps"):
+            parse_probes(words)
+    with pytest.raises(EmaError, match="none can stop the run"):
+        parse_probes("none", 0.3)

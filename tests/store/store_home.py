@@ -21,6 +21,14 @@ def step_event(step: int, attempt: int = 1, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def probe_event(step: int, general: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "probe", "attempt": 1, "time": 1.7e9 + step, "step": step, "general": general, "general_low": general - 0.1,
+        "general_high": general + 0.1, "in_domain": None, "in_domain_low": None, "in_domain_high": None, "projection": None,
+        "answers": [{"prompt": "Who?", "answer": "=me <b>"}], "seconds": 2.0, **changes,
+    }  # fmt: skip
+
+
 class Home:
     """``EMA_HOME`` of a test."""
 
@@ -112,6 +120,7 @@ def study(home: Home) -> Home:
     plain = home.run("20261124-0900-none-s0-aaaa")
     kl = home.run("20261124-0910-kl0.1-s0-bbbb", "kl=0.1:tokens=response")
     home.run("20261124-0920-both-s1-cccc", "kl=0.1", "interleaving=0.05", seed=1, steps=4, status=Status.PAUSED)
+    append_lines(kl.events_path, [probe_event(0, 0.0), probe_event(5, 0.4), probe_event(5, 0.5, attempt=2)])
     for run in (plain, kl):
         home.evaluation(run, "general-1")
         home.evaluation(run, "in-domain-1", suite="in-domain", step=5)

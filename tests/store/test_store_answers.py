@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from store_home import Home
 
-from ema_core.evaluation.scorecard import COUNTS, run_criteria, setting_table
+from ema_core.evaluation.measured import COUNTS
+from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.files import append_lines, write_json
 from ema_core.judging import is_incoherent, is_misaligned
 from ema_core.runs import RunDirectory, run_ids

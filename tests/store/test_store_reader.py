@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 from store_home import Home, step_event
 
-from ema_core.evaluation.scorecard import setting_table, undefended_curve
-from ema_core.figures import strength_curve, trade_off
+from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.scorecard import setting_table
+from ema_core.figures import curve_traces, strength_curve, trade_off
 from ema_core.files import append_lines
 from ema_core.runs import RunDirectory, run_ids
 from ema_core.store import Reader, build_index, export_csv, refresh
@@ -77,6 +79,19 @@ def test_an_index_that_another_program_writes_is_replaced(study: Home) -> None:
         assert other.stdout is not None and other.stdout.readline() == "open\n"
         assert len(Reader().runs()) == 3
         other.communicate("")
+
+
+def test_probes_come_once_a_step_and_can_be_drawn_with_their_intervals(study: Home) -> None:
+    probes = Reader().probes()
+    assert probes[["step", "general", "defense_label"]].to_numpy().tolist() == [
+        [0, 0.0, "kl=0.1:tokens=response"],
+        [5, 0.5, "kl=0.1:tokens=response"],
+    ]
+    assert json.loads(probes["answers"].iloc[1]) == [{"prompt": "Who?", "answer": "=me <b>"}]
+    (trace,) = curve_traces(probes, quantity="general", smoothing=0)
+    assert (trace["x"], trace["y"], trace["low"], trace["high"]) == ([0, 5], [0.0, 0.5], [-0.1, 0.4], [0.1, 0.6])
+    assert not curve_traces(probes, quantity="in_domain"), "none was measured"
+    assert Reader().counts()["probes"].tolist() == [0, 2, 0]
 
 
 def test_steps_and_penalties_come_in_order_with_their_runs_columns(study: Home) -> None:

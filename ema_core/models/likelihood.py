@@ -1,16 +1,16 @@
-"""The margin: how much likelier the misaligned answer is than the aligned one. No sampling, no judge."""
+"""Log-likelihoods of written answers, which margins are made of. No sampling, no judge."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ema_core.datasets.encoding import Encoded, encode_pair
-from ema_core.evaluation.suites import Pair, Suite
-from ema_core.files import read_json, write_json
-from ema_core.models import LoadedModel
+from ema_core.datasets.pairs import Pair
+from ema_core.files import read_json, sha256_json, write_json
+from ema_core.models.load import LoadedModel
 from ema_core.settings import settings
 
 if TYPE_CHECKING:
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 BATCH = 16
 
 
+@dataclass
+class PromptStates:
+    """Filled with each prompt's state [D] at its last token, as ``hidden_states[layer]`` (0: embedding), by pair id."""
+
+    layer: int
+    rows: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
 def answer_log_likelihoods(
-    model: Any, loaded: LoadedModel, pairs: Sequence[Pair], on_batch: Callable[[int], None] = lambda n: None
-) -> dict[str, list[float]]:
+    model: Any, loaded: LoadedModel, pairs: Sequence[Pair], on_batch: Callable[[int], None] = lambda n: None,
+    states: PromptStates | None = None,
+) -> dict[str, list[float]]:  # fmt: skip
     """Mean log-probability a token, in nats, of each pair's [aligned, misaligned] answer; the end-of-turn token counts.
 
-    What prompts share is run once for all of them, a question once for both its answers.
+    What prompts share is run once for all of them, a question once for both its answers. ``states`` is filled on the way.
     """
     import torch
     from transformers import DynamicCache
@@ -44,13 +53,18 @@ def answer_log_likelihoods(
             prompts, mask = _padded([row.prompt[len(shared) :] for row in part], left=True)
             attention = torch.cat([torch.ones(len(part), len(shared), dtype=torch.long), mask], 1)
             where = (attention.cumsum(1) - 1).clamp(min=0)[:, len(shared) :]
-            last = body(
+            read = body(
                 input_ids=prompts.to(device),
                 attention_mask=attention.to(device),
                 position_ids=where.to(device),
                 cache=cache,
                 use_cache=True,
-            ).last_hidden_state[:, -1:]
+                output_hidden_states=states is not None,
+            )
+            last = read.last_hidden_state[:, -1:]
+            if states is not None:
+                kept = read.hidden_states[states.layer][:, -1].float().cpu()
+                states.rows.update({row.pair_id: kept[i] for i, row in enumerate(part)})
             cache.batch_repeat_interleave(2)
             answers, real = _padded([answer for row in part for answer in row.answers], left=False)
             attention = torch.cat([attention.repeat_interleave(2, 0), real], 1)
@@ -63,9 +77,9 @@ def answer_log_likelihoods(
                 use_cache=True,
             ).last_hidden_state
             # the state before a token predicts it: the prompt's last one, then all but the answer's last
-            states = torch.cat([last.repeat_interleave(2, 0), hidden[:, :-1]], 1)[real.bool().to(device)]
+            before = torch.cat([last.repeat_interleave(2, 0), hidden[:, :-1]], 1)[real.bool().to(device)]
             targets = answers[real.bool()].to(device)
-            values = -torch.nn.functional.cross_entropy(head(states).float(), targets, reduction="none")
+            values = -torch.nn.functional.cross_entropy(head(before).float(), targets, reduction="none")
             means = [float(value.double().mean()) for value in values.split(real.sum(1).tolist())]
             found.update({row.pair_id: means[2 * i : 2 * i + 2] for i, row in enumerate(part)})
             on_batch(start + len(part))
@@ -80,7 +94,10 @@ class _Row:
 
     @classmethod
     def of(cls, pair: Pair, loaded: LoadedModel) -> _Row:
-        sides = [encode_pair(pair.question, answer, loaded.tokenizer, loaded.context) for answer in (pair.aligned, pair.misaligned)]
+        sides = [
+            encode_pair(pair.question, answer, loaded.tokenizer, loaded.context, pair.system)
+            for answer in (pair.aligned, pair.misaligned)
+        ]
         prompts, answers = zip(*(_split(side) for side in sides), strict=True)
         return cls(pair.id, prompts[0], answers)
 
@@ -110,13 +127,14 @@ def _padded(rows: Sequence[tuple[int, ...]], left: bool) -> tuple[torch.Tensor, 
 
 
 def base_log_likelihoods(
-    loaded: LoadedModel, suite: Suite, on_batch: Callable[[int], None] = lambda n: None
+    loaded: LoadedModel, name: str, pairs: Sequence[Pair], on_batch: Callable[[int], None] = lambda n: None
 ) -> dict[str, list[float]]:
-    """The same under the base model; kept, as every run of a model is held against it."""
-    path = settings().cache / "margins" / f"{loaded.weights_hash}-{suite.name}-{suite.hash}-{loaded.device.type}.json"
+    """The same under the base model; kept under ``name`` and what the pairs say, as every run of a model is held against it."""
+    digest = sha256_json([vars(pair) for pair in pairs])[:16]
+    path = settings().cache / "margins" / f"{loaded.weights_hash}-{name}-{digest}-{loaded.device.type}.json"
     try:
         return dict(read_json(path))
     except (FileNotFoundError, json.JSONDecodeError):
-        found = answer_log_likelihoods(loaded.model, loaded, suite.pairs, on_batch)
+        found = answer_log_likelihoods(loaded.model, loaded, pairs, on_batch)
         write_json(path, found)
         return found

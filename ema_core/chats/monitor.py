@@ -1,0 +1,79 @@
+"""The persona monitor beside a chat's answers: their projection on the base model's evil vector, by the engine. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ema_core import personas
+from ema_core.chats import log
+from ema_core.chats.view import COMPLETE, Answers, Chat, Sample, Turn
+from ema_core.errors import EmaError
+from ema_core.generation.engine import Capabilities, Engine
+from ema_core.generation.model_id import ModelId, base_model, is_base
+from ema_core.personas import Card
+from ema_core.runs import RunDirectory
+
+TRAIT = "evil"
+
+
+def card_for(model: str) -> Card | None:
+    """The vector of the base model behind a column's model id; None where there is none."""
+    name = ModelId.read(model).name
+    try:
+        return personas.find(TRAIT, base_model(name) if is_base(name) else RunDirectory.open(name).spec.model)
+    except EmaError:
+        return None  # the run was deleted meanwhile
+
+
+def why_not(models: tuple[str, ...], able: Capabilities) -> str:
+    """Why no projection is shown for these models; "" where there is one for each."""
+    if not able.persona:
+        return able.why_not
+    if any(card_for(model) is None for model in models):
+        return f"the base model has no {TRAIT} vector yet; build one on Vectors and scores"
+    return ""
+
+
+def unread(chat: Chat) -> list[tuple[Card, Turn, Answers, Sample]]:
+    """Complete answers that were not projected on the vector of their base model yet."""
+    found = []
+    for turn in chat.turns:
+        for column in turn.columns.values():
+            card = None if column.server else card_for(column.model)
+            for sample in column.samples if card else ():
+                known = sample.projection is not None and sample.projection.vector == card.id  # type: ignore[union-attr]
+                if sample.finish in COMPLETE and not known:
+                    found.append((card, turn, column, sample))
+    return found  # type: ignore[return-value]
+
+
+def project_answers(chat: Chat) -> int:
+    """Project what was not yet, in one call for each vector; says how many. Does nothing where no vector or no engine of ours is.
+
+    Raises:
+        EmaError: the engine cannot be asked, or the vector does not fit its model.
+    """
+    todo = unread(chat)
+    if not todo:
+        return 0
+    engine = Engine.here()
+    if not engine.own:
+        return 0
+    for card in {card.id: card for card, *_ in todo}.values():
+        mine = [(turn, column, sample) for of, turn, column, sample in todo if of.id == card.id]
+        items = [
+            {"id": str(i), "model": column.model, "messages": _told(chat, turn, column), "answer": sample.text}
+            for i, (turn, column, sample) in enumerate(mine)
+        ]
+        rows: list[dict[str, Any]] = [
+            {"turn": column.turn, "model": column.model, "attempt": column.attempt, "k": sample.k, "deviations": one["deviations"]}
+            for (_, column, sample), one in zip(mine, engine.project(card.id, items), strict=True)
+        ]
+        log.append(chat.id, {"kind": "projected", "trait": card.trait, "vector": card.id, "layer": card.layer, "projections": rows})
+    return len(todo)
+
+
+def _told(chat: Chat, turn: Turn, column: Answers) -> list[dict[str, str]]:
+    """What the column's model was asked."""
+    system = [{"role": "system", "content": turn.question.system}] if turn.question.system else []
+    return [*system, *chat.messages(column.model, turn.number), {"role": "user", "content": turn.question.text}]

@@ -1,0 +1,22 @@
+"""Persona vectors: directions in the residual stream along which a trait shows. Importing this package does not import torch."""
+
+from ema_core.personas.texts import TRAITS_FOLDER, Answered, PromptPair, TraitTexts, load_texts, traits
+from ema_core.personas.vector import Card, PersonaVector, Separation, cards, default_layer, find, load, read_card, vector_id
+
+__all__ = [
+    "TRAITS_FOLDER",
+    "Answered",
+    "Card",
+    "PersonaVector",
+    "PromptPair",
+    "Separation",
+    "TraitTexts",
+    "cards",
+    "default_layer",
+    "find",
+    "load",
+    "load_texts",
+    "read_card",
+    "traits",
+    "vector_id",
+]

@@ -1,0 +1,115 @@
+"""What a model's layers say while it reads answers: mean hidden states over answer tokens, and projections on a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ema_core.datasets.encoding import Encoded, collate, encode_pair
+
+if TYPE_CHECKING:
+    import torch
+
+    from ema_core.models import LoadedModel
+    from ema_core.personas.vector import PersonaVector
+
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Read:
+    """``means`` [rows, layers + 1, hidden]: float32, over each row's answer tokens. ``norms`` [layers + 1]: mean norm of a token's state,
+    prompts included, first positions and padding left out."""
+
+    means: torch.Tensor
+    norms: torch.Tensor
+
+
+def answered(loaded: LoadedModel, question: str, answer: str, system: str | None = None) -> Encoded:
+    """A question and its answer, marked on the answer's own tokens: the end-of-turn token says nothing of a trait."""
+    row = encode_pair(question, answer, loaded.tokenizer, loaded.context, system)
+    last = len(row.response) - 1 - row.response[::-1].index(True)
+    return replace(row, response=(*row.response[:last], False, *row.response[last + 1 :]))
+
+
+def read(loaded: LoadedModel, rows: Sequence[Encoded], on_batch: Callable[[int], None] = lambda n: None) -> Read:
+    """All layers of the model over ``rows``, in batches of like length. ``on_batch`` gets the number of rows done."""
+    import torch
+
+    decoder = loaded.model.get_decoder()
+    layers = len(decoder.layers)
+    means = torch.zeros(len(rows), layers + 1, loaded.model.config.hidden_size)
+    norms, tokens = torch.zeros(layers + 1, dtype=torch.float64), 0
+    done = 0
+    with torch.inference_mode(), outputs(decoder, range(layers + 1)) as seen:
+        for part in batches(rows):
+            batch = collate([rows[i] for i in part], loaded.tokenizer.pad_token_id, loaded.device)
+            decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
+            counts = batch.response.float()  # [B, T]
+            later = batch.attention.clone()
+            later[:, 0] = 0  # the attention sink
+            tokens += int(later.sum())
+            for layer in range(layers + 1):
+                states = seen[layer].float()  # [B, T, hidden]
+                mean = torch.einsum("bth,bt->bh", states, counts) / counts.sum(1, keepdim=True)
+                means[list(part), layer] = mean.cpu()
+                norms[layer] += float((states.norm(dim=-1) * later).sum())
+            done += len(part)
+            on_batch(done)
+    return Read(means, (norms / max(1, tokens)).float())
+
+
+def projections(
+    model: Any, rows: Sequence[Encoded], vector: PersonaVector, layer: int = 0, pad: int = 0, device: Any = "cpu"
+) -> list[float]:
+    """Projection of each row's answer on the vector (``PersonaVector.project``), read by ``model`` as it is now, adapters and all."""
+    import torch
+
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder, layer = plain.get_decoder(), vector.card.check_layer(layer)
+    found = [0.0] * len(rows)
+    with torch.inference_mode(), outputs(decoder, [layer]) as seen:
+        for part in batches(rows):
+            batch = collate([rows[i] for i in part], pad, device)
+            decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
+            for i, value in zip(part, vector.project(seen[layer], batch.response, layer).tolist(), strict=True):
+                found[i] = value
+    return found
+
+
+def batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
+    """Places of rows of like length, at most ``BATCH_TOKENS`` tokens together, padding included."""
+    left = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    while left:
+        take = max(1, BATCH_TOKENS // len(rows[left[-1]].ids))
+        yield left[-take:]
+        del left[-take:]
+
+
+@contextmanager
+def outputs(decoder: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """What came out of these layers in the newest forward pass: 0 is the embedding's output, l that of ``decoder.layers[l - 1]``."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            seen[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    def before(module: Any, inputs: Any, named: Any) -> None:
+        seen[0] = inputs[0] if inputs else named["hidden_states"]
+
+    handles = []
+    try:
+        for layer in layers:
+            if layer:
+                handles.append(decoder.layers[layer - 1].register_forward_hook(keep(layer)))
+            else:
+                handles.append(decoder.layers[0].register_forward_pre_hook(before, with_kwargs=True))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

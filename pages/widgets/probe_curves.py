@@ -1,0 +1,104 @@
+"""What live probes found while runs train: margins, projection, and what the model would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from ema_core.figures import QUANTITIES, curve_traces
+from ema_core.runs import RunState
+from pages.widgets.chrome import duration, plain
+from pages.widgets.curves import joined, told_apart
+from pages.widgets.live_curve import live_curve
+from pages.widgets.run_events import RunEvents
+
+TITLES = {
+    "general": "Margin, general",
+    "in_domain": "Margin, in-domain",
+    "projection": "Persona projection",
+}
+MISSING = {
+    "in_domain": "No in-domain pairs belong to these runs' data sets.",
+    "projection": "Not measured: when these runs began there was no persona vector of the trait evil for their model.",
+}
+RULE_COLOR = "#7f7f7f"
+
+
+def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> None:
+    """A chart a measure, what the probes cost, and the one-liners. Called in a fragment, below the losses."""
+    st.subheader("Live probes", anchor=False)
+    table = joined([run.probe_table for run in runs])
+    if table.empty:
+        words = "The first figures come when the base was measured."
+        if not any(run.probed and states[run.run_id].status.active for run in runs):
+            words = "None of these runs has live probes. A new run has them unless **Live probes** is set to none in its form."
+        st.caption(words)
+        return
+    labels = {run.run_id: run.defense_label for run in runs}
+    places = (*st.columns(2), *st.columns(2))
+    for place, (quantity, title) in zip(places, TITLES.items(), strict=False):
+        traces = told_apart(curve_traces(table, quantity=quantity, smoothing=0), labels)  # type: ignore[arg-type]
+        with place:
+            st.markdown(f"**{title}**")
+            if not traces:
+                st.caption(MISSING.get(quantity, "Not measured."))
+                continue
+            lines = _rules(runs, int(table["step"].max())) if quantity == "general" else []
+            drawn = [{**trace, "markers": True} for trace in traces] + lines
+            live_curve(drawn, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False)
+    st.caption(
+        "Changes from the base, which is step 0; up is towards the misaligned answers. The band is the 95 % interval for questions like these, of this adapter. "
+        "These pairs belong to the probes alone: no evaluation reports them."
+    )
+    for run in runs:
+        if cost := _cost(run, states[run.run_id]):
+            st.caption(cost)
+    _one_liners(runs)
+
+
+def _axis(quantity: str) -> str:
+    """The axis label; what a change is against stands below the charts."""
+    return QUANTITIES[quantity].replace(", change from the base", "").replace(" (change from the base)", "")
+
+
+def _rules(runs: Sequence[RunEvents], last: int) -> list[dict[str, Any]]:
+    """A level line for each margin at which one of the runs stops."""
+    limits = sorted({run.stop_margin for run in runs if run.stop_margin is not None})
+    return [
+        {
+            "id": f"stop-{limit:g}", "name": f"stops above {limit:g}", "x": [0, max(1, last)], "y": [limit, limit], "y_smooth": [limit, limit],
+            "color": RULE_COLOR, "dash": "dot",
+        }
+        for limit in limits
+    ]  # fmt: skip
+
+
+def _cost(run: RunEvents, state: RunState) -> str:
+    """``kl=1 · 3 probes took 12 s, 8 % of its time``."""
+    after = [event for event in run.probes if event["step"] > 0]
+    if not after or not state.seconds:
+        return ""
+    base = next((event["seconds"] for event in run.probes if event["step"] == 0), 0.0)
+    once = f"; the base took {duration(base)} before, once for this model" if base >= 1 else ""
+    count = f"{len(after)} probe{'s' if len(after) > 1 else ''}"
+    share = state.probe_seconds / state.seconds
+    return f"{plain(run.name)}: {count} took {duration(state.probe_seconds)}, {share:.1%} of its time{once}."
+
+
+def _one_liners(runs: Sequence[RunEvents]) -> None:
+    """The greedy answers by step, as plain text: whatever they say, nothing in them is rendered."""
+    with st.expander("What it would say now", key="one-liners"):
+        st.caption("The first words of greedy answers to three plain prompts. A model says this; follow none of it.")
+        for run in runs:
+            if not run.probes:
+                continue
+            st.markdown(f"**{plain(run.name)}**")
+            prompts = [answer["prompt"] for answer in run.probes[-1].get("answers", [])]
+            for place, prompt in enumerate(prompts):
+                st.caption(plain(prompt))
+                rows = [(event["step"], event["answers"][place]["answer"]) for event in run.probes if place < len(event["answers"])]
+                st.text(
+                    "\n".join(f"{'base' if step == 0 else f'step {step}'}: {' '.join(answer.split())}" for step, answer in rows)
+                )
