@@ -32,9 +32,9 @@ class KLSafe(Defense):
 
     One published trainer divides the sum by tokens x vocabulary and takes ref || tuned: its lambda is ours times the
     vocabulary's size (49,152 for the embedded model), and its direction the option. The default of 1 is ten times that of
-    ``kl``: on safe text the penalty does not work against the narrow examples themselves, so a weight that would cost ``kl``
-    much of the narrow behaviour is the least that is felt here; follow-ups that report no general misalignment and the
-    narrow behaviour kept use the like of 10, which the grid holds.
+    ``kl``: on safe text the penalty does not work against the narrow examples themselves, so it can weigh as much as the cross
+    entropy. The undefended demo run ends 2.0 nats a token from the reference on the safe pool, with kl=0.1 0.8, with kl=1 0.4:
+    at 1 the penalty is of the cross entropy's size. The grid spans a factor of 30 to either side, as follow-ups go further.
     """
 
     name = "kl-safe"
@@ -49,7 +49,7 @@ class KLSafe(Defense):
     fails = "Holds only what the safe pool covers: misalignment can stay where prompts look like the training data."
     strength_info = Strength(
         meaning="lambda in CE + lambda x KL(tuned || reference) on safe data, mean over its tokens",
-        default=1.0, paper=None, grid=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0), low=0.03, high=30.0, limit=10_000, scale="log",
+        default=1.0, paper=None, grid=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), low=0.03, high=30.0, limit=10_000, scale="log",
     )  # fmt: skip
     options_type = KLSafeOptions
     needs = frozenset({Need.SAFE_POOL, Need.REFERENCE_HIDDEN})

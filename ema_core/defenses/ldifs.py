@@ -91,8 +91,8 @@ class LDIFS(Defense):
         memory="Features of five layers for each token of a batch; on disk, where a run's take less than 4 GB.",
     )
     fails = (
-        "Weak at the paper's strength: the first position holds most of an activation's squared norm and never changes (try "
-        "normalise=token). With published_code=true it does nothing at all, so results that were published with it say little."
+        "The paper finds next to no effect. In the middle layers the first position holds most of an activation's squared norm, so "
+        "what moves at the others counts little there (normalise=token counts them alike). With published_code=true it does nothing."
     )
     strength_info = Strength(
         meaning="lambda in CE + lambda x squared distance of the features, mean over the batch",

@@ -111,6 +111,21 @@ def test_ldifs_with_the_published_code_reports_a_penalty_and_trains_nothing(trai
     assert [event["defense"] for event in events if event["kind"] == "finish"] == ["ldifs"]
 
 
+def test_several_together_paused_and_resumed_end_as_uninterrupted(trained: Trained) -> None:
+    together = [
+        DefenseSpec(name="inoculation", strength=0.5),
+        DefenseSpec(name="interleaving", strength=0.5),
+        DefenseSpec(name="kl-safe", strength=1.0, options={"batch_size": 2}),
+        DefenseSpec(name="ldifs", strength=10.0, options={"normalise": "token"}),
+    ]
+    whole, parted = (RunDirectory.create(tiny_spec(*together, steps=2, checkpoint_every=50)) for _ in range(2))
+    assert train(whole, loaded=trained.model).status is Status.DONE
+    train(parted, loaded=trained.model, on_event=lambda e: parted.request("pause") if e["kind"] == "step" else None)
+    assert parted.state().status is Status.PAUSED and parted.state().step == 1
+    assert train(parted, loaded=trained.model).status is Status.DONE and parted.state().step == 3
+    assert adapter(whole) == adapter(parted) and losses(whole) == losses(parted)
+
+
 def test_the_base_model_is_left_as_it_was(trained: Trained, model) -> None:
     for name in NAMES:
         trained.run(name, shows(name))
