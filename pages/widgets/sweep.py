@@ -52,7 +52,7 @@ def _sweep(spec: RunSpec, defense: DefenseSpec) -> None:
         wanted = _study(spec, defense, bool(st.session_state["sweep-benign"]) and not missing)
         runs, twins, there, seconds = _size(wanted.to_toml(), _version())
         there_already = f", {there} there already" if there else ""
-        st.markdown(f"**{runs} runs**, {twins} of them undefended twins{there_already}. About **{duration(seconds)}** in all.")
+        st.markdown(f"**{runs} runs**, {twins} of them undefended{there_already}. About **{duration(seconds)}** in all.")
     st.button(
         "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
         kwargs={"slot": "sweep"}, disabled=wanted is None,
