@@ -17,7 +17,7 @@ LIST = [
     "ema_core.datasets.formats", "ema_core.datasets.encoding", "ema_core.defenses", "ema_core.defenses.registry", "ema_core.defenses.kl",
     "ema_core.defenses.interleaving", "ema_core.training", "ema_core.training.estimate", "ema_core.generation", "ema_core.judging",
     "ema_core.evaluation.metrics", "ema_core.evaluation.scorecard", "ema_core.evaluation.suites", "ema_core.jobs", "ema_core.jobs.queue",
-    "ema_core.jobs.launch", "ema_core.jobs.worker", "ema_core.store", "ema_core.store.answers", "ema_core.figures", "ema_core.cli.main",
+    "ema_core.jobs.launch", "ema_core.jobs.worker", "ema_core.jobs.cells", "ema_core.jobs.studies", "ema_core.jobs.study_status", "ema_core.jobs.siblings", "ema_core.store", "ema_core.store.answers", "ema_core.figures", "ema_core.cli.main",
     "ema_core.cli.samples", "ema_core.chats.broker", "ema_core.chats.keep", "ema_core.chats.judge", "ema_core.chats.log",
     "ema_core.chats.speed", "ema_core.chats.stream", "ema_core.generation", "ema_core.generation.engine", "ema_core.engine.names",
     "ema_core.personas", "ema_core.personas.build", "ema_core.personas.reading", "ema_core.defenses.persona_steering", "ema_core.jobs.persona",
