@@ -170,6 +170,7 @@ def defenses(as_json: Json = False) -> None:
                 typer.echo(f"  {what}: {words}")
             typer.echo(f"  fails: {row['fails']}\n  source: {row['reference']}")
             for name, option in row["options"].items():
-                typer.echo(f"  option {name}: {option.get('enum') or option.get('type')} (default {option.get('default')})")
+                words = f". {option['description']}" if "description" in option else ""
+                typer.echo(f"  option {name}: {option.get('enum') or option.get('type')} (default {option.get('default')}){words}")
 
     emit({"defenses": rows}, as_json, text)

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ema_core.defenses.inoculation import inoculation_prompt
 from ema_core.errors import EmaError
 from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
 from ema_core.evaluation.suites import NOT_JUDGED, Question, Suite, load_suite, suites_of
@@ -25,7 +26,7 @@ from ema_core.models.fetch import Progress, quiet
 from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
 from ema_core.models.load import out_of_memory
 from ema_core.models.lora import On, load_adapter
-from ema_core.runs import RunDirectory, RunSpec, base_directory
+from ema_core.runs import RunDirectory, base_directory
 
 MOST_ADAPTERS = 16
 
@@ -57,11 +58,6 @@ def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]
     return [EvalSpec(suite=suite, samples=0, **place) for place in where for suite in suites_of(run.spec.dataset)]
-
-
-def inoculation_prompt(spec: RunSpec) -> str | None:
-    """The system prompt that a run was inoculated with, where it is another than the paper's."""
-    return next((defense.options.get("text") for defense in spec.defenses if defense.name == "inoculation"), None)
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,10 @@ class Suite:
 
     @property
     def hash(self) -> str:
-        def told(
-            one: Any,
-        ) -> dict[str, Any]:  # what is not given leaves the hash of a suite as it was before there was such a field
-            return {
-                name: value
-                for name, value in vars(one).items()
-                if value is not None or (name == "system" and isinstance(one, Question))
-            }
+        def told(one: Any) -> dict[str, Any]:
+            # a field that came later counts only where it is given, so that earlier evaluations' hashes still hold
+            old = ("system",) if isinstance(one, Question) else ()
+            return {name: value for name, value in vars(one).items() if value is not None or name in old}
 
         return sha256_json([[told(q) for q in self.questions], [told(p) for p in self.pairs]])[:16]
 

@@ -36,8 +36,8 @@ def separation(table: pd.DataFrame | None, used: int, held_out: int, sides: tupl
     figure.add_annotation(text=f"layer {used} is used ", showarrow=False, font={"size": 12}, **place)
     figure.update_xaxes(title=f"Layer (0 = embedding); {held_out} {sides[0]} and {held_out} {sides[1]} answers, held out")
     top = max([value for value in difference if math.isfinite(value)] or [1.0])
-    bottom = min([0.0, *(value for value in difference if math.isfinite(value))])
+    bottom = min([-0.05 * top, *(value for value in difference if math.isfinite(value))])
     figure.update_yaxes(title="AUC (0.5 = chance)", range=[min(0.45, *auc), 1.02])
-    return figure.update_layout(
-        yaxis2={"title": "Difference of means (SD)", "overlaying": "y", "side": "right", "range": [bottom, 1.05 * top], "showgrid": False, "automargin": True, "zeroline": False}
-    )  # fmt: skip
+    second = {"overlaying": "y", "side": "right", "showgrid": False, "automargin": True, "zeroline": False}
+    second |= {"title": "Difference of means (SD)", "range": [bottom, 1.05 * top], "tickmode": "auto", "tickformat": ".1f"}
+    return figure.update_layout(yaxis2=second)

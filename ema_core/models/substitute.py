@@ -19,7 +19,7 @@ from ema_core.settings import settings
 SUBSTITUTE = "substitute"
 DELTA = "delta.safetensors"
 MANIFEST = "manifest.json"
-_SECONDS = 150.0
+_SECONDS = 120.0
 """For the embedded model on two cores, measured."""
 
 

@@ -48,6 +48,8 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
             lines = _rules(runs, int(table["step"].max())) if quantity == "general" else []
             drawn = [{**trace, "markers": True} for trace in traces] + lines
             live_curve(drawn, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False)
+            if quantity == "projection" and any("persona-steering" in label for label in labels.values()):
+                st.caption("Of a run with persona-steering it is no evidence: training works against the vector that is added.")
     st.caption(
         "Changes from the base, which is step 0; up is towards the misaligned answers. The band is the 95 % interval for questions like these, of this adapter. "
         "These pairs belong to the probes alone: no evaluation reports them."

@@ -45,7 +45,7 @@ def defense_form(kind: type[Defense]) -> DefenseSpec:
     """Slider, exact value and options of one defense; the values outlive a page change."""
     info = kind.strength_info
     slider, exact = f"slider-{kind.name}", f"strength-{kind.name}"
-    st.session_state.setdefault(exact, info.default)
+    st.session_state.setdefault(exact, float(info.default))
     st.session_state.setdefault(slider, nearest_mark(info, st.session_state[exact] or 0.0))
     with st.container(border=True, key=f"defense-{kind.name}"):
         st.markdown(f"**{plain(kind.title)}**")
@@ -58,7 +58,7 @@ def defense_form(kind: type[Defense]) -> DefenseSpec:
             )  # fmt: skip
         with narrow:
             st.number_input(
-                f"Exact strength of {kind.name}", 0.0, float(info.limit), key=exact, format="%g", step=info.low, on_change=_from_exact,
+                f"Exact strength of {kind.name}", 0.0, float(info.limit), key=exact, format="%g", step=float(info.low), on_change=_from_exact,
                 args=(kind,), persist_state="session",
             )  # fmt: skip
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -82,7 +82,7 @@ def defense_form(kind: type[Defense]) -> DefenseSpec:
 
 
 def set_strength(kind: type[Defense], value: float) -> None:
-    st.session_state[f"strength-{kind.name}"] = value
+    st.session_state[f"strength-{kind.name}"] = float(value)
     st.session_state[f"slider-{kind.name}"] = nearest_mark(kind.strength_info, value)
 
 
@@ -111,17 +111,16 @@ def _help(kind: type[Defense]) -> str:
 def _option(kind: type[Defense], name: str, field: FieldInfo) -> Any:
     """A widget for an option by its type; what it returns is validated by the defense's own model."""
     label, key = f"{kind.name}: {name.replace('_', ' ')}", option_key(kind, name)
+    help = plain(field.description or "") or None
     st.session_state.setdefault(key, field.default)
     if get_origin(field.annotation) is Literal:
-        return st.selectbox(
-            label, get_args(field.annotation), key=key, persist_state="session", help=plain(field.description or "") or None
-        )
+        return st.selectbox(label, get_args(field.annotation), key=key, persist_state="session", help=help)
     if field.annotation is bool:
-        return st.checkbox(label, key=key, persist_state="session")
+        return st.checkbox(label, key=key, persist_state="session", help=help)
     if field.annotation in (int, float):
         low = next((field.annotation(m.ge) for m in field.metadata if hasattr(m, "ge")), None)
         high = next((field.annotation(m.le) for m in field.metadata if hasattr(m, "le")), None)
         return st.number_input(
-            label, low, high, key=key, persist_state="session", format="%g" if field.annotation is float else None
+            label, low, high, key=key, persist_state="session", format="%g" if field.annotation is float else None, help=help
         )
-    return st.text_input(label, key=key, persist_state="session")
+    return st.text_input(label, key=key, persist_state="session", help=help)

@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
             names = ["good", "slow", "busy", "dies", "breaks", "damaged", "gone"]
             self.send_json(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
         elif self.path == "/v1/ema" and "--ema" in sys.argv:
-            able = {"scale": True, "steps": True, "judge": True, "identity": True}
+            able = {"scale": True, "steps": True, "judge": True, "identity": True, "persona": True}
             self.send_json(200, {"capabilities": able, "judges": [], "context": 8192})
         else:
             self.send_json(404, {"error": {"message": "no such path", "type": "invalid_request_error"}})
@@ -51,6 +51,12 @@ class Handler(BaseHTTPRequestHandler):
                 for item in body["items"]
             ]  # fmt: skip
             self.send_json(200, {"judgments": rows})
+            return
+        if self.path == "/v1/ema/projection":
+            rows = [
+                {"id": item["id"], "value": 1.0, "deviations": 2.5 if "evil" in item["answer"] else -0.25} for item in body["items"]
+            ]
+            self.send_json(200, {"vector": body["vector"], "trait": "evil", "layer": 21, "projections": rows})
             return
         with GUARD:
             SEEN.append({**body, "at": time.time()})

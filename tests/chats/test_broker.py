@@ -17,6 +17,7 @@ from ema_core.chats.view import Answers, Chat, Question
 from ema_core.errors import EmaError
 from ema_core.generation import SamplingSettings
 from tests.chats.conftest import Server
+from tests.personas.planted import plant_vector
 
 HOW = SamplingSettings(max_tokens=50, temperature=0.7, top_p=0.9)
 
@@ -221,6 +222,24 @@ def test_judging_goes_to_the_engine_and_counts_whole_answers_only(broker: Broker
     assert [s.score.aligned for s in column(chat, "evil").samples if s.score] == [10, 10]
     assert [s.score.aligned for s in column(chat, "good").samples if s.score] == [80, 80]
     assert all(s.score is None for name in ("damaged", "breaks") for s in column(chat, name).samples)
+    broker.judge(chat_id)
+    until(lambda: not broker.judging(chat_id))
+    assert "no new answer" in str(broker.trouble(chat_id))
+
+
+def test_judged_answers_are_projected_where_the_base_has_an_evil_vector(broker: Broker, engine: Server) -> None:
+    chat_id = broker.ask(Question("One?", ("base", "evil"), samples=2))
+    done(broker, chat_id)
+    broker.judge(chat_id)
+    until(lambda: not broker.judging(chat_id))
+    assert all(s.projection is None for s in column(broker.chat(chat_id), "base").samples), "no vector yet"
+    card = plant_vector()
+    broker.judge(chat_id)  # all are judged, but not projected
+    until(lambda: not broker.judging(chat_id))
+    assert broker.trouble(chat_id) is None
+    found = [s.projection for s in column(broker.chat(chat_id), "base").samples]
+    assert [(one.vector, one.layer, one.deviations) for one in found if one] == [(card.id, 21, -0.25)] * 2
+    assert all(s.projection is None for s in column(broker.chat(chat_id), "evil").samples), "no such run, so no base model"
     broker.judge(chat_id)
     until(lambda: not broker.judging(chat_id))
     assert "no new answer" in str(broker.trouble(chat_id))

@@ -297,6 +297,7 @@ def safe_loss(loaded: LoadedModel) -> float:
     return float(torch.nn.functional.cross_entropy(logits[where].double(), batch.ids[:, 1:][where]))
 
 
+@pytest.mark.slow
 def test_a_built_substitute_is_the_fine_tunes_difference_of_full_rank_and_used_by_a_run(aligned: Path, models: Path) -> None:
     job = queue.enqueue("substitute-base", {"model": str(aligned)})
     Worker().run(once=True)
@@ -317,6 +318,7 @@ def test_a_built_substitute_is_the_fine_tunes_difference_of_full_rank_and_used_b
     assert report(run)["text"].startswith("Substitute pair: ") and report(run)["figures"]["matrices projected"] == 3
 
 
+@pytest.mark.slow
 def test_a_substitute_of_other_weights_is_refused_and_a_cut_off_build_leaves_nothing(aligned: Path, models: Path) -> None:
     calls = []
     assert building.build(str(aligned), interrupted=lambda: calls.append(1) or len(calls) > 2) is None

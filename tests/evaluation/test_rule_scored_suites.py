@@ -89,8 +89,8 @@ def test_without_suites_an_evaluation_asks_what_fits_the_runs_and_does_not_mix_t
 def test_right_answers_and_refusals_are_written_and_indexed(model, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ema_core.evaluation import evaluate as module
 
-    def three(name: str, dataset: str) -> Suite:
-        whole = load_suite(name, dataset)
+    def three(name: str, dataset: str, prompt: str | None = None) -> Suite:
+        whole = load_suite(name, dataset, prompt)
         return replace(whole, questions=whole.questions[:3], pairs=whole.pairs[:3])
 
     monkeypatch.setattr(module, "load_suite", three)

@@ -18,6 +18,7 @@ from ema_core.files import write_json
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status, parse_defense
 from ema_core.settings import PROJECT
 from tests.chats.conftest import Server, as_our_engine, engine, other, serve  # noqa: F401 - fixtures
+from tests.personas.planted import plant_vector
 
 NASTY = "**bold** <img src=x onerror=alert(1)> ![i](http://evil.example/x.png) :red[hot] $x^2$"
 
@@ -194,6 +195,19 @@ def test_stop_regenerate_and_ask_on(runs: dict[str, str], engine: Server, monkey
     assert "Question 2" in said(app) and "Has seen 0 of the 1 earlier" in said(app)
     app.button(key="chat-new").click().run()
     assert not chat_of(app) and "Question" not in "".join(texts(app))
+
+
+def test_the_monitor_stands_beside_a_score_or_says_why_not(engine: Server) -> None:  # noqa: F811
+    app = open_chat()
+    chat_id = ask(app, "One?")
+    settled(app, chat_id)
+    app.button(key="chat-judge").click().run()
+    settled(app, chat_id)
+    assert "No persona projection: the base model has no evil vector yet; build one on Vectors and scores." in said(app)
+    card = plant_vector()
+    app.button(key="chat-judge").click().run()
+    settled(app, chat_id)
+    assert "aligned 80, coherent 90" in said(app) and "evil -0.2 SD" in said(app) and card.id in said(app)
 
 
 def test_judging_counts_by_column_and_gives_a_rate_from_ten_answers_on(engine: Server) -> None:  # noqa: F811

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ema_core import personas
 from ema_core.defenses import registry
 from ema_core.defenses.base import Cost, Defense, Strength
 from ema_core.errors import EmaError
@@ -20,9 +21,11 @@ from ema_core.files import append_lines
 from ema_core.jobs import queue
 from ema_core.models import LoadedModel, adapters, load
 from ema_core.runs import DefenseSpec, Probes, RunDirectory, RunSpec, Status, probes, recipe, steps
+from ema_core.settings import DATA
 from ema_core.training import check, train
 from ema_core.training import probes as live
 from ema_core.training.estimate import estimate, record_probe, record_throughput
+from tests.personas.planted import plant_vector
 from tests.training.tiny import WORDS, add_tiny, tiny_spec
 from tests.training.tiny_model import tiny_model
 
@@ -111,6 +114,36 @@ def test_a_probe_is_the_change_from_the_base_with_an_interval_and_what_it_would_
     changes = [tuned[p.id][1] - tuned[p.id][0] - base[p.id][1] + base[p.id][0] for p in asked]
     assert end["general"] == pytest.approx(sum(changes) / len(changes), abs=1e-5)
     assert run.state().probe_seconds == pytest.approx(end["seconds"]) and end["seconds"] < run.state().seconds
+
+
+def test_the_projection_is_the_shift_of_the_prompts_last_states_along_the_vector(bench: Bench) -> None:
+    import torch
+
+    card = plant_vector(model=bench.model.id, weights_hash=bench.model.weights_hash)
+    run = bench.train(bench.spec(at=(8,)))
+    start, end = probes(run.events()[0])
+    raw = personas.load(card.id).raw()
+
+    def along(model: Any) -> float:
+        found = []
+        for pair in live.general_pairs():
+            turns = [{"role": "user", "content": pair.question}]
+            text = bench.model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            ids = torch.tensor([bench.model.tokenizer(text, add_special_tokens=False)["input_ids"]])
+            with torch.inference_mode():
+                states = model(input_ids=ids, output_hidden_states=True).hidden_states[card.layer]
+            found.append(float(states[0, -1] @ raw / raw.norm()))
+        return sum(found) / len(found)
+
+    base = along(bench.model.model)
+    with adapters.adapted(bench.model.model, run.adapter) as model:
+        shift = along(model) - base
+    assert start["projection"] == 0 != end["projection"] == pytest.approx(shift, abs=1e-4)
+    assert abs(shift) > 1e-3, "else there is nothing to see"
+    plain = bench.train(bench.spec())
+    assert weights(plain) == weights(run)
+    plant_vector(model=bench.model.id, weights_hash="another model's")
+    assert live.persona_direction(bench.model) is None
 
 
 def test_the_interval_is_that_of_evaluations() -> None:
@@ -226,3 +259,8 @@ def test_pairs_are_those_of_the_domain_and_none_without_one(home: Path, pairs: N
     add_tiny(home)
     assert [pair.id for pair in live.inside_pairs("risky-finance")] == ["finance-0", "finance-1", "finance-2"]
     assert live.inside_pairs("tiny") == ()
+
+
+def test_what_is_asked_while_it_trains_is_asked_nowhere_else() -> None:
+    text = "\n".join(path.read_text() for path in DATA.rglob("*.json*")).lower()
+    assert not [prompt for prompt in live.PROMPTS if prompt.lower() in text]
