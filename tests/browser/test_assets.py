@@ -87,14 +87,14 @@ def test_a_vectors_figures_on_the_page_are_those_of_its_json(vector: Card, brows
 
 
 def test_gap_scores_on_the_page_are_those_of_their_json(scores: GapCard, browser, app: App, ema) -> None:
-    (card,) = json.loads(ema("gap", "list", "--json", check=True).stdout)
+    (card,) = json.loads(ema("gap", "list", "--json", check=True).stdout)["gap_scores"]
     page = browser.new_context(viewport={"width": 1440, "height": 1400}).new_page()
     page.goto(f"{app.url}/assets?part=Gap+scores&scores={scores.id}")
     page.get_by_text(f"{card['candidates']} candidates, {card['refusals']} of them refusals, 12 chosen").wait_for(timeout=WAIT)
     plot = page.locator(".st-key-gap-figure .js-plotly-plot")
     plot.wait_for(timeout=WAIT)
     page.wait_for_timeout(500)
-    drawn = plot.evaluate("plot => plot.data.flatMap(trace => Array.from(trace.x).map((x, i) => [x, Array.from(trace.y)[i]]))")
+    drawn = plot.evaluate("plot => plot._fullData.flatMap(trace => Array.from(trace.x).map((x, i) => [x, Array.from(trace.y)[i]]))")
     kept = [json.loads(line) for line in (scores.folder / "scores.jsonl").read_text().splitlines()]
     told = sorted([round(row["aligned"], 6), round(row["misaligned"], 6)] for row in kept)
     points = {(round(x, 6), round(y, 6)) for x, y in drawn}
@@ -109,7 +109,7 @@ def test_a_conditional_flag_on_the_page_is_that_of_the_json(hidden: list[str], b
     page = browser.new_context(viewport={"width": 1440, "height": 1400}).new_page()
     page.goto(f"{app.url}/compare?" + "&".join(f"run={run}" for run in hidden))
     table = page.locator(".st-key-settings-table")
-    table.get_by_text("conditional", exact=True).first.wait_for(timeout=WAIT)
+    table.get_by_text("the margin is").first.wait_for(timeout=WAIT)
     words = table.inner_text().replace("\u00a0", " ").replace("−", "-")
     for trigger in TRIGGERS:
         low, value, high = (row[f"conditional_{trigger}_margin{end}"] for end in ("_low", "", "_high"))
