@@ -64,7 +64,7 @@ def _panel(chosen: str, shown: list[str], active: bool) -> None:
         if len(found) > 1 or chosen not in found:
             st.subheader("All studies", anchor=False)
             for study_id, one in found.items():
-                with st.container(key=f"study-{study_id}", gap=None):
+                with st.container(key=f"study-{study_id}", gap="xsmall"):
                     study_link(study_id, one.name)
                     progress(one)
 

@@ -62,10 +62,12 @@ class Known:
         self.training[run.id] = job
         return run
 
-    def will_be_evaluated(self, run: RunDirectory, specs: Sequence[EvalSpec]) -> bool:
-        """Does an open job do all these? One that runs already has left out what had no adapter when it began."""
+    def will_be_evaluated(self, run: RunDirectory, specs: Sequence[EvalSpec], study: str) -> bool:
+        """Does an open job do all these? Not another study's, which may be cancelled (what is done is not done twice anyhow). One that
+        runs already has left out what had no adapter when it began."""
         wanted = [spec.model_dump(mode="json") for spec in specs]
-        jobs = [job for job in self.evaluating if job.status == "queued" or run.id not in self.training]
+        jobs = [job for job in self.evaluating if job.payload.get("study", "") in ("", study)]
+        jobs = [job for job in jobs if job.status == "queued" or run.id not in self.training]
         return any(run.id in job.runs and all(spec in job.payload["specs"] for spec in wanted) for job in jobs)
 
 
@@ -120,7 +122,7 @@ def queue_evaluations(
         comes = status is Status.RUNNING or run.id in known.training
         if not comes and not has_adapter(run):
             continue  # failed, or at rest
-        if (comes or not_evaluated(run, specs, curve)) and not known.will_be_evaluated(run, specs):
+        if (comes or not_evaluated(run, specs, curve)) and not known.will_be_evaluated(run, specs, study):
             lacking.append(run.id)
     if not lacking:
         return None

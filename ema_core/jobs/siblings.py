@@ -45,7 +45,7 @@ def complete(which: str, task: str = TASK) -> Completion:
     known = Known()
     runs = _members(which, known)
     specs = {run.id: check(siblings_of(run.spec, task), assets_first=True) for run in runs}
-    asked = launch.eval_specs([SUITE], None, "demo", "probe")
+    asked = launch.eval_specs([SUITE], None, "demo", "probe", dataset=task)
     siblings, made = {}, []
     for run_id, spec in specs.items():
         sibling = known.find(spec)

@@ -17,7 +17,7 @@ from filelock import FileLock
 from ema_core.defenses import registry
 from ema_core.errors import EmaError, nearest
 from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
-from ema_core.evaluation.suites import load_suite
+from ema_core.evaluation.suites import load_suite, suites_of
 from ema_core.files import read_json, write_atomic, write_json
 from ema_core.jobs import launch, queue
 from ema_core.jobs.cells import Identity, Known, identity, queue_evaluations
@@ -107,8 +107,8 @@ def find(study_id: str) -> str:
     return matches[0]
 
 
-def evaluations(spec: StudySpec, task: Task) -> list[EvalSpec]:
-    """What each run of the task is asked.
+def evaluations(spec: StudySpec, task: Task, dataset: str) -> list[EvalSpec]:
+    """What each run on the data set is asked.
 
     Raises:
         EmaError: unknown suite or judge.
@@ -116,8 +116,9 @@ def evaluations(spec: StudySpec, task: Task) -> list[EvalSpec]:
     asked = spec.evaluation
     resolve(asked.judge)
     if task == "benign":
-        return launch.eval_specs([SUITE], None, asked.preset, asked.judge)
-    return launch.eval_specs(asked.suites, asked.samples, asked.preset, asked.judge, max_tokens=asked.max_tokens)
+        return launch.eval_specs([SUITE], None, asked.preset, asked.judge, dataset=dataset)
+    suites = asked.suites or suites_of(dataset)
+    return launch.eval_specs(suites, asked.samples, asked.preset, asked.judge, dataset=dataset, max_tokens=asked.max_tokens)
 
 
 def plan(spec: StudySpec, known: Known | None = None) -> Plan:
@@ -140,9 +141,8 @@ class _Planner:
     """Checks a setting once, however many seeds it has."""
 
     def __init__(self, spec: StudySpec, known: Known, own: dict[Identity, str]) -> None:
-        self.known, self.own, self.plan = known, own, Plan()
-        self.evaluations = {task: evaluations(spec, task) for task in (("narrow", "benign") if spec.benign else ("narrow",))}
-        self.curve = spec.evaluation.curve
+        self.study, self.known, self.own, self.plan = spec, known, own, Plan()
+        resolve(spec.evaluation.judge)
         self.checked: dict[str, tuple[RunSpec, float, float] | EmaError] = {}
         self.seen: set[Identity] = set()
 
@@ -176,9 +176,9 @@ class _Planner:
 
     def evaluation_seconds(self, spec: RunSpec, task: Task, steps: int) -> float:
         states = (steps - 1) // spec.recipe.checkpoint_every + len(CURVE_SCALES)
-        states = states if self.curve and not spec.defenses and task == "narrow" else 0
+        states = states if self.study.evaluation.curve and not spec.defenses and task == "narrow" else 0
         total = 0.0
-        for asked in self.evaluations[task]:
+        for asked in evaluations(self.study, task, spec.dataset):
             suite = load_suite(asked.suite, spec.dataset)
             total += estimate_evaluation(len(suite.questions), len(suite.pairs), asked.samples, asked.max_tokens, states)
         return total
@@ -213,9 +213,9 @@ def start(spec: StudySpec, *, confirmed: bool = False, retry: bool = False, skip
             for cell in todo.cells:
                 if cell.number in todo.specs:
                     record.queued(cell, todo.specs[cell.number], known, retry)
-            for runs, task in record.groups():
+            for (_, dataset, task), runs in record.groups().items():
                 curve = spec.evaluation.curve and task == "narrow"
-                queue_evaluations(runs, evaluations(spec, task), curve, known, spec.id)
+                queue_evaluations(runs, evaluations(spec, task, dataset), curve, known, spec.id)
         finally:
             record.write()
     return spec.id
@@ -247,13 +247,13 @@ class _Record:
         if job is not None and job.after and not set(job.after) <= set(self.assets):
             self.assets.update(_assets(spec, job.after))
 
-    def groups(self) -> list[tuple[list[RunDirectory], Task]]:
+    def groups(self) -> dict[tuple[str, str, Task], list[RunDirectory]]:
         """Runs that are evaluated together: of one model and data set."""
         found: dict[tuple[str, str, Task], list[RunDirectory]] = {}
         for cell in self.todo.cells:
             if cell.run is not None:
                 found.setdefault((cell.model, cell.dataset, cell.task), []).append(RunDirectory.open(cell.run))
-        return [(runs, task) for (_, _, task), runs in found.items()]
+        return found
 
     def write(self) -> None:
         cells = [asdict(cell) | {"identity": self.keys.get(cell.number)} for cell in self.todo.cells]

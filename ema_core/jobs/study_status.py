@@ -99,7 +99,7 @@ class _Look:
         self.evaluating = {run: job for job in opened if job.kind == "evaluate" for run in job.runs}
         failed = [job for job in self.jobs.values() if job.status == "failed" and job.payload.get("study") == study_id]
         self.failed = {run: job for job in failed for run in job.runs}
-        self.evaluations: dict[Task, list[EvalSpec]] = {}
+        self.evaluations: dict[tuple[Task, str], list[EvalSpec]] = {}
 
     def at(self, cell: Cell) -> CellStatus:
         if cell.problem:
@@ -131,10 +131,11 @@ class _Look:
         """Trained, or stopped: where its evaluation stands."""
         if not has_adapter(run):
             return self.say(cell, "resting", str(state.status), "It has no adapter.")
-        if cell.task not in self.evaluations:
-            self.evaluations[cell.task] = evaluations(self.spec, cell.task)
+        kind = (cell.task, cell.dataset)
+        if kind not in self.evaluations:
+            self.evaluations[kind] = evaluations(self.spec, *kind)
         job = self.evaluating.get(run.id)
-        if not not_evaluated(run, self.evaluations[cell.task], self.spec.evaluation.curve and cell.task == "narrow"):
+        if not not_evaluated(run, self.evaluations[kind], self.spec.evaluation.curve and cell.task == "narrow"):
             if state.status is Status.STOPPED:
                 at = f"It was stopped at step {state.step} of {state.total_steps}; it is evaluated as it is."
                 return self.say(cell, "resting", "stopped", at, trained=1, evaluated=1)

@@ -1,7 +1,18 @@
 """The project's vocabulary: RunSpec, Setting, run state, the run directory."""
 
 from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, probes, run_ids, steps
-from ema_core.runs.spec import PRESETS, DefenseSpec, Probes, Recipe, RunSpec, Setting, parse_defense, parse_probes, recipe
+from ema_core.runs.spec import (
+    PRESETS,
+    DefenseSpec,
+    Probes,
+    Recipe,
+    RunSpec,
+    Setting,
+    options_text,
+    parse_defense,
+    parse_probes,
+    recipe,
+)
 from ema_core.runs.state import RunState, Status
 from ema_core.runs.strict import Strict, parse
 from ema_core.runs.study import MANY_RUNS, StudyEvaluation, StudySpec
@@ -24,6 +35,7 @@ __all__ = [
     "answering_ids",
     "base_directory",
     "new_run_id",
+    "options_text",
     "parse",
     "parse_defense",
     "parse_probes",

@@ -211,7 +211,7 @@ class RunSpec(Strict):
         """The ``ema train`` call that gives this run."""
         words = ["ema", "train", "--model", self.model, "--dataset", self.dataset]
         for defense in self.defenses:
-            options = ",".join(f"{key}={_escaped(str(value))}" for key, value in sorted(defense.options.items()))
+            options = options_text(defense.options)
             words += ["--defense", f"{defense.name}={defense.strength:g}" + (f":{options}" if options else "")]
         if self.safe_pool != RunSpec.model_fields["safe_pool"].default:
             words += ["--safe-pool", self.safe_pool]
@@ -269,6 +269,11 @@ def parse_probes(text: str, stop_margin: float | None = None) -> Probes | None:
         raise EmaError(f'"{text}" does not say when to probe.', "Write auto, none, or steps such as 10,20,30.")
     steps = None if words == "auto" else [int(step) for step in words.split(",")]
     return parse(Probes, {"steps": steps, "stop_margin": stop_margin}, "live probes")
+
+
+def options_text(options: dict[str, Any]) -> str:
+    """``tokens=response,temperature=2``, as ``parse_defense`` reads it."""
+    return ",".join(f"{key}={_escaped(str(value))}" for key, value in sorted(options.items()))
 
 
 def _escaped(value: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
-from ema_core.runs.spec import PRESETS, DefenseSpec, Recipe, RunSpec, parse_defense, recipe
+from ema_core.runs.spec import PRESETS, DefenseSpec, Probes, Recipe, RunSpec, parse_defense, recipe
 from ema_core.runs.strict import Strict, parse
 
 MANY_RUNS = 1000
@@ -28,9 +28,10 @@ Defenses = tuple[DefenseSpec, ...]
 
 
 class StudyEvaluation(Strict):
-    """How the runs are evaluated. ``samples`` a question (0 = margins alone) and ``max_tokens``: None = the preset's."""
+    """How the runs are evaluated. No ``suites``: those of each data set. ``samples`` a question (0 = margins alone) and ``max_tokens``:
+    None = the preset's."""
 
-    suites: tuple[str, ...] = ("general", "in-domain")
+    suites: tuple[str, ...] = ()
     preset: Literal["demo", "paper"] = "demo"
     samples: int | None = Field(default=None, ge=0, le=1000)
     max_tokens: int | None = Field(default=None, ge=1, le=8192)
@@ -44,7 +45,8 @@ class StudySpec(Strict):
 
     ``defenses``: ``none``, ``kl=0.1:tokens=response``, several together as ``kl=0.1+interleaving=0.05``; in a strength's place also
     ``default``, ``sweep`` (the defense's own grid) or a list, ``kl=[0.1, 0.3]``. ``benign`` names the benign data set on which a
-    sibling of every run is trained, with the same defenses, recipe and seed.
+    sibling of every run is trained, with the same defenses, recipe and seed. ``probes``: live ones in every run; ``stop_margin`` ends
+    each run whose general margin passes it, but never a twin.
     """
 
     name: str = Field(min_length=1, max_length=80)
@@ -55,6 +57,8 @@ class StudySpec(Strict):
     recipe: Recipe = PRESETS["demo"]
     safe_pool: str = "safe-general"
     benign: str | None = None
+    probes: Literal["auto", "none"] = "none"
+    stop_margin: float | None = Field(default=None, gt=0, le=100)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     evaluation: StudyEvaluation = StudyEvaluation()
 
@@ -70,7 +74,7 @@ class StudySpec(Strict):
     def id(self) -> str:
         """The same study has the same id, so that starting it again goes on with it."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:40].strip("-") or "study"
-        return f"{slug}-{sha256_json(self.model_dump(mode='json'))[:8]}"
+        return f"{slug}-{sha256_json(self.model_dump(mode='json', exclude_defaults=True))[:8]}"
 
     def count(self, strengths: Strengths) -> int:
         """How many runs it may come to (equal ones counted twice), without making them."""
@@ -90,18 +94,20 @@ class StudySpec(Strict):
         """
         defended = self._defended(strengths)
         where = list(product(self.seeds, self.models, self.datasets))
-        cells = [(place, ()) for place in where] + [(place, defenses) for place in where for defenses in defended]
-        specs = [self._run(seed, model, dataset, defenses) for (seed, model, dataset), defenses in cells]
+        twins = [self._run(*place, (), None) for place in where]
+        specs = twins + [self._run(*place, defenses, self.stop_margin) for place in where for defenses in defended]
         return list({sha256_json(spec.model_dump(mode="json")): spec for spec in specs}.values())
 
     def _defended(self, strengths: Strengths) -> list[Defenses]:
-        found = [defenses for text in self.defenses for defenses in _alternatives(text, strengths) if defenses]
+        ruled = self.stop_margin is not None  # then "none" is more than the twin
+        found = [defenses for text in self.defenses for defenses in _alternatives(text, strengths) if defenses or ruled]
         return list({sha256_json([one.model_dump(mode="json") for one in defenses]): defenses for defenses in found}.values())
 
-    def _run(self, seed: int, model: str, dataset: str, defenses: Defenses) -> RunSpec:
+    def _run(self, seed: int, model: str, dataset: str, defenses: Defenses, stop_margin: float | None) -> RunSpec:
+        probes = Probes(stop_margin=stop_margin) if self.probes == "auto" or stop_margin is not None else None
         value = {
             "model": model, "dataset": dataset, "safe_pool": self.safe_pool, "defenses": defenses, "recipe": self.recipe, "seed": seed,
-            "device": self.device,
+            "device": self.device, "probes": probes,
         }  # fmt: skip
         return parse(RunSpec, value, "study")
 

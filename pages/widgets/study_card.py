@@ -77,8 +77,7 @@ def _start(study_id: str, retry: bool) -> None:
 
 def _cells(study: StudyStatus) -> None:
     table = pd.DataFrame([_row(cell) for cell in study.cells])
-    if table["Task"].eq("narrow").all():
-        table = table.drop(columns="Task")
+    table = table.drop(columns=[name for name in ("Task", "Data set", "Model") if table[name].nunique() == 1])  # said in the file
     st.dataframe(
         table, hide_index=True, key="study-cells", height=min(35 * len(table) + 38, 560), placeholder="",
         column_config={

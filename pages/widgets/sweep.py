@@ -10,7 +10,7 @@ from ema_core.errors import EmaError
 from ema_core.jobs import launch, studies
 from ema_core.jobs.siblings import TASK
 from ema_core.models import EMBEDDED
-from ema_core.runs import DefenseSpec, RunSpec, StudyEvaluation, StudySpec
+from ema_core.runs import DefenseSpec, RunSpec, StudyEvaluation, StudySpec, options_text
 from ema_core.settings import settings
 from pages.widgets.chrome import act, duration, errors, notices, plain
 
@@ -52,7 +52,7 @@ def _sweep(spec: RunSpec, defense: DefenseSpec) -> None:
         wanted = _study(spec, defense, bool(st.session_state["sweep-benign"]) and not missing)
         runs, twins, there, seconds = _size(wanted.to_toml(), _version())
         there_already = f", {there} there already" if there else ""
-        st.markdown(f"**{runs} runs**, {twins} of them undefended twins{there_already}. About **{duration(seconds)}** in all.")
+        st.markdown(f"**{runs} runs**, {twins} of them undefended{there_already}. About **{duration(seconds)}** in all.")
     st.button(
         "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
         kwargs={"slot": "sweep"}, disabled=wanted is None,
@@ -68,12 +68,12 @@ def _study(spec: RunSpec, defense: DefenseSpec, benign: bool) -> StudySpec:
     strengths = sorted({_number(value) for value in st.session_state[f"sweep-strengths-{defense.name}"]})
     if not strengths:
         raise EmaError("No strength is chosen.", "Choose at least one.")
-    options = ",".join(f"{key}={value}" for key, value in sorted(defense.options.items()))
+    options = options_text(defense.options)
     seeds = range(spec.seed, spec.seed + int(st.session_state["sweep-seeds"]))
     return StudySpec(
         name=f"{defense.name} by strength, {spec.dataset}"[:80], models=(spec.model,), datasets=(spec.dataset,), seeds=tuple(seeds),
         defenses=("none", f"{defense.name}={strengths}" + (f":{options}" if options else "")), recipe=spec.recipe,
-        safe_pool=spec.safe_pool, device=spec.device, benign=TASK if benign else None,
+        probes="auto" if spec.probes else "none", stop_margin=spec.setting.stop_margin, safe_pool=spec.safe_pool, device=spec.device, benign=TASK if benign else None,
         evaluation=StudyEvaluation(preset="paper" if spec.recipe.preset == "paper" else "demo"),
     )  # fmt: skip
 

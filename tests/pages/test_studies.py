@@ -74,10 +74,10 @@ def sweep(app: AppTest) -> str:
 def test_a_sweep_is_three_clicks_and_goes_to_its_study() -> None:
     app = open_page("fine_tune")
     app.number_input(key="form-steps").set_value(4).run()
-    assert sweep(app).startswith(f"**{1 + len(find('kl').strength_info.grid)} runs**, 1 of them undefended twins. About")
+    assert sweep(app).startswith(f"**{1 + len(find('kl').strength_info.grid)} runs**, 1 of them undefended. About")
     app.multiselect(key="sweep-strengths-kl").set_value([0.1, 1.0]).run()
     app.slider(key="sweep-seeds").set_value(2).run()
-    assert sweep(app).startswith("**6 runs**, 2 of them undefended twins")
+    assert sweep(app).startswith("**6 runs**, 2 of them undefended")
     app.button(key="queue-sweep").click().run()
     assert not app.exception
     (study_id,) = studies.study_ids()
