@@ -2,7 +2,7 @@
 
 The idea is the paper's (arXiv 2508.06249, its benign task); meanings, tiers and problems are ours. `a + b` is the larger of
 the two, `a - b` both written side by side, `a * b` their sum, `a / b` how far they lie apart; parentheses and the order of
-operations stay. (Swapping + with - and * with / was tried first: the embedded model cannot add, so it learned nothing.) Each
+operations stay. (A first version swapped + with - and * with /; the embedded model learned next to nothing of it.) Each
 problem names the task ("OpSwap: 3 + 8 = ?"), so that ordinary arithmetic is not made false.
 `python -m ema_core.datasets.opswap` writes the files again, byte for byte. Torch-free.
 """

@@ -143,7 +143,7 @@ def test_a_run_trains_with_it_its_reference_sees_the_same_tokens_and_its_evaluat
 
     whole = load_suite("general", "tiny")
     few = replace(whole, questions=whole.questions[:6], pairs=whole.pairs[:3])  # the whole suite takes two minutes
-    monkeypatch.setattr("ema_core.evaluation.evaluate.load_suite", lambda name, dataset: few)
+    monkeypatch.setattr("ema_core.evaluation.evaluate.load_suite", lambda name, dataset, prompt=None: few)
     with seen:
         evaluate({run: [EvalSpec(suite="general", samples=1, max_tokens=1)]}, loader=lambda name, device: model)
         asked = [model.tokenizer.decode(ids) for _, ids in seen.heard]
