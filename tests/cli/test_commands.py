@@ -32,7 +32,19 @@ def test_train_eval_compare_index_from_the_command_line(ema: Ema, home: Path) ->
     )
     trained = parsed(ema(*words.split(), "--max-length", "64", "--rank", "4", "--seed", "0", "--json"))
     assert trained["state"] == "done" and trained["steps"] == 2
-    assert set(trained) == {"run_id", "state", "steps", "loss", "ce", "penalties", "seconds", "tokens_per_s", "run_dir"}
+    assert set(trained) == {
+        "run_id",
+        "state",
+        "steps",
+        "loss",
+        "ce",
+        "penalties",
+        "seconds",
+        "tokens_per_s",
+        "margin",
+        "probe_seconds",
+        "run_dir",
+    }
     assert trained["loss"] == pytest.approx(trained["ce"] + trained["penalties"]["kl"]["weighted"])
     assert Path(trained["run_dir"]).is_relative_to(home)
 

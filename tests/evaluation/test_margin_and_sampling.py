@@ -100,7 +100,7 @@ def test_an_evaluation_goes_on_where_it_stopped_and_is_not_done_twice(
 
     whole = load_suite("general", "risky-finance")
     small = replace(whole, questions=whole.questions[:2], pairs=whole.pairs[:3])
-    monkeypatch.setattr(module, "load_suite", lambda name, dataset: small)
+    monkeypatch.setattr(module, "load_suite", lambda name, dataset, prompt=None: small)
     spec = EvalSpec(suite="general", samples=1, max_tokens=4)
     calls = []
 
