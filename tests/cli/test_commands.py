@@ -55,7 +55,7 @@ def test_train_eval_compare_index_from_the_command_line(ema: Ema, home: Path) ->
         assert row["run_id"] == trained["run_id"] and row["defenses"] == ["kl=0.1:tokens=response"] and row["seed"] == 0
         assert row["model"] == "smollm2-135m" and row["judge"].startswith("probe:smollm2-135m-")
         criteria = row["criteria"]
-        assert set(criteria) == {"general", "narrow", "benign", "coherence"}
+        assert set(criteria) == {"general", "narrow", "benign", "coherence", "conditional"}
         margin = criteria["narrow"]["margin"]
         assert margin["low"] <= margin["value"] <= margin["high"] and margin["pairs"] == 30
         assert criteria["benign"]["rate"] is None and criteria["benign"]["why"]
