@@ -251,7 +251,7 @@ def recommend(
 
     def text() -> None:
         if found["strength"] is None:
-            typer.echo(f"{defense}, keeping {keep:.0%}: none. {found['why']}")
+            typer.echo(f"{defense}, keeping {keep:.0%}: none: {found['why']}")
         else:
             typer.echo(f"{defense}, keeping {keep:.0%}: strength {found['strength']:g}")
             typer.echo(f"general margin: {estimate(found['general'])}; undefended: {estimate(found['general_undefended'])}")
