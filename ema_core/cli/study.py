@@ -1,4 +1,4 @@
-"""``ema study run|status|list|cancel`` and ``ema setting complete``."""
+"""``ema study run|status|list|cancel`` and ``ema setting complete|recommend``."""
 
 from __future__ import annotations
 
@@ -233,3 +233,40 @@ def complete(
             typer.echo("no worker is running: start `ema app` or `ema worker`")
 
     emit(value, as_json, text)
+
+
+@command(setting_app, "recommend")
+def recommend(
+    runs: Annotated[list[str], typer.Argument(help="Runs of one model, data set and recipe; their undefended twins come along.")],
+    defense: Annotated[str, typer.Option(help="The defense, with its options as in kl:tokens=response.")],
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the undefended learning that is to be kept.")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Which strength of a defense to take: the lowest general margin among those that keep enough of what is to be learned."""
+    from ema_core import api
+    from ema_core.defenses import registry
+
+    registry.find(defense.partition(":")[0])
+    found = api.recommend(runs, defense, keep)
+
+    def text() -> None:
+        if found["strength"] is None:
+            typer.echo(f"{defense}, keeping {keep:.0%}: none: {found['why']}")
+        else:
+            typer.echo(f"{defense}, keeping {keep:.0%}: strength {found['strength']:g}")
+            typer.echo(f"general margin: {estimate(found['general'])}; undefended: {estimate(found['general_undefended'])}")
+            kept = [f"{name} {found[f'{name}_kept']:.0%}" for name in ("narrow", "benign") if found[f"{name}_kept"] is not None]
+            typer.echo(f"learning kept: {', '.join(kept) or 'not measured'}")
+            typer.echo("chosen on one half of the pairs; these numbers are of the other half (margin, no judge)")
+        for note in found["notes"]:
+            typer.echo(f"note: {note}")
+
+    emit(found, as_json, text)
+
+
+def estimate(value: dict[str, Any] | None) -> str:
+    """``-0.52 [-0.60, -0.44], n = 24 pairs, 3 seeds``."""
+    if value is None or value["value"] is None:
+        return "not measured"
+    span = "" if value["low"] is None or value["high"] is None else f" [{value['low']:+.3f}, {value['high']:+.3f}]"
+    return f"{value['value']:+.3f}{span}, n = {value['n']} pairs, {value['seeds']} seed{'' if value['seeds'] == 1 else 's'}"
