@@ -159,7 +159,7 @@ def evaluate(
     """
     work = items(runs)
     todo = [item for item in work if not item.done()]
-    share = _Share(sum(item.seconds for item in todo), interrupted, progress)
+    share = Share(sum(item.seconds for item in todo), interrupted, progress)
     for (model, device), group in groupby(sorted(todo, key=_machine), key=_machine):
         share.say("loading the model")
         with out_of_memory("evaluating"):
@@ -172,7 +172,7 @@ def _machine(item: Item) -> tuple[str, str]:
     return item.model, item.device
 
 
-class _Share:
+class Share:
     """How much of the work is done, by the seconds that its parts take; ends it where that was asked for."""
 
     def __init__(self, total: float, interrupted: Callable[[], bool], progress: Progress) -> None:
@@ -186,7 +186,7 @@ class _Share:
         self.progress(min(0.99, self.done / self.total), what)
 
 
-def _together(todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None, share: _Share) -> None:
+def _together(todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None, share: Share) -> None:
     """Everything that one model is asked."""
     scorers = {judge: _probe(judge, loaded) for judge in dict.fromkeys(item.judge for item in todo) if judge}
     clock = time.time()
@@ -246,7 +246,7 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
     return record
 
 
-def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: _Share) -> None:
+def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: Share) -> None:
     missing = [item for item in group if item.suite.pairs and not (item.target / "margins.jsonl").exists()]
     share.done += sum(_margin_seconds(item) for item in group if item not in missing)
     if not missing:
@@ -284,7 +284,7 @@ def _write_margins(target: Path, suite: Suite, base: dict[str, list[float]], tun
     write_atomic(target / "margins.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share: _Share) -> None:
+def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share: Share) -> None:
     """The answers of all these items in one go, each written to its own as soon as it is there."""
     asked: dict[str, tuple[Item, Question, int]] = {}
     prompts = []

@@ -16,7 +16,7 @@ from ema_core.datasets.encoding import Encoded, collate, encode
 from ema_core.datasets.refusal import is_refusal
 from ema_core.errors import EmaError
 from ema_core.evaluation import metrics
-from ema_core.evaluation.evaluate import Interrupted, evaluate
+from ema_core.evaluation.evaluate import Share, evaluate
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.evaluation.suites import load_suite
 from ema_core.files import read_json, read_lines, sha256_json, write_json
@@ -62,7 +62,7 @@ def score_pool(
         raise EmaError("The ensemble is empty.", "Name at least one run.")
     progress(0.0, "loading the model")
     loaded = loader(model, "auto")
-    say = _Share(len(candidates.examples) * (len(runs) + 1), interrupted, progress)
+    say = Share(len(candidates.examples) * (len(runs) + 1), interrupted, progress)
     shown, refused = _judged([_member(run, loaded, interrupted, progress) for run in runs], go_on)
     key = scores_id(
         model, loaded.weights_hash, pool, candidates.sha256, domain, [member.adapter_hash for member in shown]
@@ -174,21 +174,8 @@ def _margins(run: RunDirectory) -> Path | None:
     return None
 
 
-class _Share:
-    """Counts examples that are scored; ends the work where that was asked for."""
-
-    def __init__(self, total: int, interrupted: Callable[[], bool], progress: Progress) -> None:
-        self.total, self.done, self.interrupted, self.progress = max(1, total), 0, interrupted, progress
-
-    def say(self, what: str, count: int) -> None:
-        if self.interrupted():
-            raise Interrupted
-        self.done += count
-        self.progress(min(0.99, self.done / self.total), what)
-
-
 def _losses(
-    adapter: Path | None, adapter_hash: str, pool: Dataset, rows: Sequence[Encoded], loaded: LoadedModel, share: _Share
+    adapter: Path | None, adapter_hash: str, pool: Dataset, rows: Sequence[Encoded], loaded: LoadedModel, share: Share
 ) -> list[float]:
     """Every candidate's loss under the model with this adapter (None: without). Kept: members are shared by several ensembles."""
     key = sha256_json([loaded.weights_hash, adapter_hash, pool.sha256, [row.ids for row in rows], str(loaded.model.dtype)])[:24]

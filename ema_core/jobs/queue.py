@@ -84,11 +84,12 @@ def get(job_id: str) -> Job:
         raise EmaError(f'There is no job "{job_id}".', "It may have been cleared away after it ended.") from None
 
 
-def _found(job_id: str) -> Job | None:
+def found(job_id: str) -> Job | None:
+    """One job; None where it ended long ago and was cleared away."""
     try:
         return get(job_id)
     except EmaError:
-        return None  # ended long ago and cleared away
+        return None
 
 
 def enqueue(kind: Kind, payload: dict[str, Any], after: Sequence[str] = ()) -> Job:
@@ -132,7 +133,7 @@ def waits_for(job: Job) -> list[str]:
         EmaError: one of them failed, or is gone.
     """
     waiting = []
-    for before in filter(None, map(_found, job.after)):
+    for before in filter(None, map(found, job.after)):
         if before.status in ("failed", "cancelled"):
             raise EmaError(
                 f"What it needs first ({before.kind}) {before.status}. {before.error}".strip(), before.hint or "Start it again."

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from ema_core import datasets
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import BENIGN_TASK as TASK
 from ema_core.jobs import launch
 from ema_core.jobs.cells import Known, identity, queue_evaluations
 from ema_core.jobs.queue import Job
 from ema_core.runs import RunDirectory, RunSpec, Status
 from ema_core.training import check
 
-TASK = "opswap"
 SUITE = "benign"
 
 

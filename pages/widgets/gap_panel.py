@@ -9,7 +9,6 @@ from ema_core import datasets, gap
 from ema_core.defenses.base import Asset
 from ema_core.defenses.interleaving_plus import scores_asset
 from ema_core.defenses.registry import missing
-from ema_core.errors import EmaError
 from ema_core.figures import gap_scatter
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
@@ -87,7 +86,7 @@ def _progress(before: list[str]) -> None:
         for job_id in before:
             job = queue.get(job_id)
             what = f"{job.payload['pool']} for {job.payload['domain']}"
-            first = [one for one in map(_job, job.after) if one is not None and one.status in ("queued", "running")]
+            first = [one for one in map(queue.found, job.after) if one is not None and one.status in ("queued", "running")]
             if first:
                 now = first[0]
                 run = (now.runs or [now.kind])[0]
@@ -99,13 +98,6 @@ def _progress(before: list[str]) -> None:
         if failed and not before:
             last = failed[-1]
             show_error(f"Scoring failed {ago(last.finished or 0)}: {last.error}", last.hint)
-
-
-def _job(job_id: str) -> queue.Job | None:
-    try:
-        return queue.get(job_id)
-    except EmaError:
-        return None  # ended long ago
 
 
 def _scores(known: dict[str, gap.Card]) -> None:
