@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ema_core.datasets.encoding import Encoded, collate, encode_pair
+from ema_core.models.outputs import outputs
 
 if TYPE_CHECKING:
     import torch
@@ -86,30 +86,3 @@ def batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
         take = max(1, BATCH_TOKENS // len(rows[left[-1]].ids))
         yield left[-take:]
         del left[-take:]
-
-
-@contextmanager
-def outputs(decoder: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """What came out of these layers in the newest forward pass: 0 is the embedding's output, l that of ``decoder.layers[l - 1]``."""
-    seen: dict[int, torch.Tensor] = {}
-
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            seen[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    def before(module: Any, inputs: Any, named: Any) -> None:
-        seen[0] = inputs[0] if inputs else named["hidden_states"]
-
-    handles = []
-    try:
-        for layer in layers:
-            if layer:
-                handles.append(decoder.layers[layer - 1].register_forward_hook(keep(layer)))
-            else:
-                handles.append(decoder.layers[0].register_forward_pre_hook(before, with_kwargs=True))
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

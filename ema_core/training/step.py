@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ema_core.datasets.encoding import Batch, Encoded, collate, encode
@@ -12,6 +12,7 @@ from ema_core.datasets.formats import Example
 from ema_core.defenses.base import Defense, Step
 from ema_core.errors import EmaError
 from ema_core.models import LoadedModel
+from ema_core.models.outputs import outputs
 from ema_core.models.reference import ReferenceStates, feature_bytes, features_fit
 from ema_core.runs import Recipe
 from ema_core.training.losses import token_losses
@@ -57,7 +58,7 @@ class Stepper:
         with ExitStack() as stack:
             for defense in self.defenses:
                 stack.enter_context(defense.steering(self.model))
-            features = stack.enter_context(self.watched())
+            features = stack.enter_context(outputs(self.body, self.wanted))
             hidden = self.hidden(batch)
         losses, gradient = token_losses(hidden, batch, self.head, self.defenses, reference)
         strengths = {defense.name: defense.strength for defense in self.defenses}
@@ -95,27 +96,6 @@ class Stepper:
     def hidden(self, batch: Batch) -> Any:
         return self.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
 
-    @contextmanager
-    def watched(self) -> Iterator[dict[int, Any]]:
-        """The outputs [B, T, D] of the wanted decoder layers (0: the embedding) in the forward pass inside, by layer."""
-        found: dict[int, Any] = {}
-
-        def kept(layer: int) -> Any:
-            def hook(module: Any, inputs: Any, output: Any) -> None:
-                found[layer] = output[0] if isinstance(output, tuple) else output
-
-            return hook
-
-        handles = []
-        try:
-            for layer in self.wanted:
-                module = self.body.layers[layer - 1] if layer else self.body.get_input_embeddings()
-                handles.append(module.register_forward_hook(kept(layer)))
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def reference_hidden(self, batch: Batch) -> Any:
         """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""
 
@@ -128,7 +108,7 @@ class Stepper:
         """The same after each wanted layer."""
 
         def compute(ids: tuple[int, ...]) -> dict[str, Any]:
-            with self.watched() as found:
+            with outputs(self.body, self.wanted) as found:
                 self.alone(ids)
             return {str(layer): states[0] for layer, states in found.items()}
 

@@ -11,6 +11,7 @@ from ema_core.defenses import registry
 from ema_core.defenses.base import Step
 from ema_core.defenses.ldifs import LDIFS, feature_distance, feature_layers, squared_distances
 from ema_core.models import find, reference
+from ema_core.models.outputs import outputs
 from ema_core.runs import DefenseSpec, RunSpec, parse_defense, recipe
 from ema_core.training.estimate import estimate
 from tests.defenses.bench import Bench, examples
@@ -33,7 +34,7 @@ def batch_of(model, rows=ROWS):
 def penalty_of(defense: LDIFS, bench: Any, batch: Any) -> Any:
     """As the loop calls it."""
     fixed = bench.reference_features(batch)
-    with bench.watched() as features:
+    with outputs(bench.body, bench.wanted) as features:
         hidden = bench.hidden(batch)
     return defense.penalty(Step(0, batch, hidden, bench.model, bench, features, fixed))
 
@@ -138,7 +139,7 @@ def test_the_embedding_does_not_move_and_the_other_published_layers_do(model, st
     defense = build(layers="published")
     bench, batch = stepper([defense]), batch_of(model)
     fixed = bench.reference_features(batch)
-    with bench.watched() as features:
+    with outputs(bench.body, bench.wanted) as features:
         bench.hidden(batch)
     real = batch.attention.unsqueeze(-1)
     moved = {layer: float(((features[layer].detach() - fixed[layer]) * real).abs().max()) for layer in features}
@@ -159,7 +160,7 @@ def test_the_report_says_what_share_of_the_distance_the_first_position_had(model
     defense = build()
     bench, batch = stepper([defense]), batch_of(model)
     penalty_of(defense, bench, batch)
-    with bench.watched() as features:
+    with outputs(bench.body, bench.wanted) as features:
         bench.hidden(batch)
     parts = squared_distances(features, bench.reference_features(batch), batch.attention)
     report = defense.finish(None)
