@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -120,19 +121,25 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
     undefended = study.runs["defense_label"].eq("none")
     rows: list[dict[str, Any]] = []
     tested: list[tuple[dict[str, Any], str, Estimate, bool]] = []
+
+    @cache  # many settings share a twin
+    def of_twin(key: str) -> tuple[Any, ...]:
+        runs = study.runs[undefended & keys.eq(key)]
+        members = study.seeds(runs)
+        return runs, members, measured_of(study, members), benign_of_runs(study, runs), curve_points(study, runs)
+
     for _, runs in study.runs.groupby("setting_key", sort=False):
         first, plain = runs.iloc[0], bool(undefended[runs.index[0]])
         if first["dataset"] == BENIGN_TASK and study.runs["dataset"].ne(BENIGN_TASK).any():
             continue  # siblings of other rows
-        twin_rows = study.runs[undefended & keys.eq(keys[runs.index[0]])]
-        members, twins = study.seeds(runs), study.seeds(twin_rows)
+        members = study.seeds(runs)
+        twin_rows, twins, twin, twin_benign, points = of_twin(keys[runs.index[0]])
         row: dict[str, Any] = {name: first[name] for name in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
         row |= {"judge": judge, "estimand": LIKE_THESE, "seeds": len(members), "runs": list(members.values())}
         row |= {"strength": _strength(first["defense_label"]), "undefended": plain}
         row |= {"twin_runs": [] if plain else [twins[seed] for seed in members if seed in twins]}
-        own, twin = measured_of(study, members), measured_of(study, twins)
-        benign, twin_benign = (benign_of_runs(study, part) for part in (runs, twin_rows))
-        stopping, kind = against_stopping(own["general"], own["in-domain"], curve_points(study, twin_rows))
+        own, benign = measured_of(study, members), benign_of_runs(study, runs)
+        stopping, kind = against_stopping(own["general"], own["in-domain"], points)
         estimates = {
             "general_margin": over(own["general"], "change"),
             "general_rate": rate_over(own["answers"], "misaligned"),
