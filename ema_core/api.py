@@ -12,6 +12,7 @@ from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
 from ema_core.evaluation.measured import siblings
+from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
@@ -106,8 +107,9 @@ def evaluate(
 
 
 def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any]:
-    """``{"runs": [...], "settings": [...]}``: each run's criteria with intervals and counts, or null and ``why``; and the
-    settings that they belong to, over these seeds (``evaluation.scorecard.setting_table``). One judge, named.
+    """``{"runs": [...], "settings": [...], "moved": [...]}``: each run's criteria with intervals and counts, or null and ``why``;
+    the settings that they belong to, over these seeds (``evaluation.scorecard.setting_table``); and what else moved there, where it
+    was measured (``evaluation.moved``). One judge, named.
 
     Raises:
         EmaError: unknown run or judge.
@@ -129,9 +131,9 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
                 "criteria": run_criteria(run.id, frames, judge),
             }
         )  # fmt: skip
-    table = setting_table(frames, judge)
-    settings = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings]}
+    settings = _records(setting_table(frames, judge))
+    moved = _records(moved_table(frames, reader.frames(reader.base_ids())))
+    return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings], "moved": moved}
 
 
 def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) -> dict[str, Any]:
@@ -155,6 +157,10 @@ def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) ->
     own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
     frames = reader.frames([*own["run_id"], *siblings(own, every)["run_id"]])
     return choose_strength(frames, defense, keep=keep).json()
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _listed(run_ids: Sequence[str] | str) -> list[str]:

@@ -14,9 +14,10 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.alternatives import undefended_curve
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.measured import BENIGN_TASK, Frames, siblings
+from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP, Recommendation, alone, recommend
 from ema_core.evaluation.scorecard import setting_table
-from ema_core.figures import CRITERIA, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
+from ema_core.figures import CRITERIA, PROBED, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import resolve
 from ema_core.store import evaluation_key, export_csv
 from pages.widgets import criteria
@@ -24,6 +25,7 @@ from pages.widgets.answer_data import judges_of
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.index import Version, up_to_date
+from pages.widgets.moved import moved_part
 from pages.widgets.run_picker import newest_first, pick_runs
 
 LEAD = """What is compared is a *setting*: model, data, defense and recipe, over its seeds, beside its undefended twin. \
@@ -55,6 +57,8 @@ def page() -> None:
             setting_part(settings, of_runs)
         with errors():
             figures_part(settings, ids, version)
+        with errors():
+            moved_part(moved_of(ids, version))
         with errors():
             curves_part(ids, version)
         with errors():
@@ -168,6 +172,13 @@ def _with_siblings(frames: Frames) -> Frames:
     """The runs on the benign task come along, each with the defenses, recipe and seed of a chosen one."""
     beside = siblings(frames["runs"], reader().runs())["run_id"]
     return reader().frames(list(dict.fromkeys([*frames["runs"]["run_id"], *beside])))
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def moved_of(run_ids: tuple[str, ...], version: Version) -> pd.DataFrame:
+    """What else the defenses moved, the bases' shares beside it."""
+    frames = _with_siblings(reader().frames(run_ids))
+    return moved_table(frames, reader().frames(reader().base_ids()))
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
@@ -329,8 +340,11 @@ def curves_part(run_ids: Sequence[str], version: Version) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         quantity = st.selectbox("Quantity", list(QUANTITIES), format_func=QUANTITIES.__getitem__, key="compare-quantity", width=360)
         smoothing = st.slider("Smoothing", 0.0, 0.98, 0.6, 0.02, key="compare-smoothing", width=240)
-    steps, penalties = reader().steps(run_ids), reader().penalties(run_ids)
-    figure = training_curves(steps, penalties, cast(Quantity, quantity), smoothing, raw=len(run_ids) <= 6)
+    probed = quantity in PROBED
+    steps = reader().probes(run_ids) if probed else reader().steps(run_ids)
+    figure = training_curves(
+        steps, reader().penalties(run_ids), cast(Quantity, quantity), 0 if probed else smoothing, raw=len(run_ids) <= 6
+    )
     st.plotly_chart(figure, theme="streamlit", key="compare-curves", height=420, config=BARE)
 
 

@@ -61,6 +61,9 @@ def criteria_table(result: dict[str, Any]) -> None:
     if settings:
         typer.echo("\nSettings over their seeds; differences are from the undefended twin, paired by seed and pair")
         table(settings, list(settings[0]))
+    if result["moved"]:
+        typer.echo("\nWhat else moved; refusals by the refusal rule, right answers by exact match")
+        table([_moved_row(row) for row in result["moved"]], list(_moved_row(result["moved"][0])))
     typer.echo(
         f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = more of the behaviour; "
         "brackets: 95 % intervals for questions like these"
@@ -111,6 +114,19 @@ def _setting_row(row: dict[str, Any]) -> dict[str, str]:
         "coherence": span("coherence_mean", ".1f"),
         "scored/asked": f"{row['scored']}/{row['asked']}",
     }
+
+
+def _moved_row(row: dict[str, Any]) -> dict[str, str]:
+    out = {"data": row["dataset"], "defense": row["defense_label"], "seeds": str(row["seeds"])}
+    for name, title in (("over_refusal", "harmless refused"), ("jailbreak", "bad declined")):
+        base = "" if row[f"{name}_base"] is None else f" (base {100 * row[f'{name}_base']:.1f})"
+        share = _span(row, name, ".1f", f"{name}_", 100)
+        out[f"{title} %"] = f"{share} of {row[f'{name}_answers']}{base}" if row[f"{name}_answers"] else "-"
+        out[f"{title}: - twin"] = (
+            f"{_span(row, f'{name}_difference', '+.1f', f'{name}_difference_', 100)} {row[f'{name}_mark']}".strip()
+        )
+    tiers = (f"{tier} {found['right']}/{found['answers']}" for tier, found in row["tiers"].items())
+    return out | {"benign right by tier": ", ".join(tiers) or "-"}
 
 
 def _span(part: dict[str, Any] | None, name: str, form: str, prefix: str = "", factor: float = 1) -> str:

@@ -157,15 +157,21 @@ class Study:
                 found = Answers(rows, asked, protocol, f"not judged by {self.judge}{others}")
         return found
 
-    def checked(self, run_id: str, suite: str) -> Answers:
-        """Of the newest evaluation whose answers were held against the right ones: ``right`` is 1 or 0, a question is a topic of its own."""
+    def by_rule(self, run_id: str, suite: str, column: str, protocol: tuple[Any, ...] = ()) -> Answers:
+        """Of the newest evaluation whose answers a rule has looked at (``correct`` or ``refused``), whatever a judge says: ``event`` is
+        1 or 0. With ``protocol`` only of one that was asked alike."""
         evals, why = self.headline(run_id, suite)
         for evaluation in evals:
+            own = tuple(str(evaluation.get(name)) for name in _SAMPLING)
             rows = self._samples.get((evaluation["run_id"], evaluation["eval_id"]))
-            if rows is not None and (rows := rows[rows["correct"].notna()]).size:
-                rows = rows.assign(right=rows["correct"].astype(float), tier=rows["topic"], topic=rows["question_id"])
-                return Answers(rows, len(rows), tuple(str(evaluation.get(name)) for name in _SAMPLING))
-        return Answers(self.no_answers, why="no answers were sampled" if evals else why)
+            if rows is not None and protocol in ((), own) and (rows := rows[rows[column].notna()]).size:
+                return Answers(rows.assign(event=rows[column].astype(float)), len(rows), own)
+        return Answers(self.no_answers.assign(event=0.0), why="no answers were sampled" if evals else why)
+
+    def checked(self, run_id: str) -> Answers:
+        """Answers to the benign task that were held against the right ones; a question is a topic of its own."""
+        found = self.by_rule(run_id, "benign", "correct")
+        return replace(found, rows=found.rows.assign(tier=found.rows["topic"], topic=found.rows["question_id"]))
 
     def seeds(self, runs: pd.DataFrame) -> dict[int, str]:
         """Finished runs by seed; of several with the same seed the evaluated one, the newest."""

@@ -77,9 +77,9 @@ def _benign_of(study: Study, run_id: str) -> dict[str, Any]:
     if not members:
         return {"rate": None, "low": None, "high": None, "margin": None, "judge": "exact match", "why": NO_SIBLING}
     (sibling,) = members.values()
-    answers, pairs = study.checked(sibling, "benign"), study.pairs(sibling, "benign")
-    right = _rate(answers, "right")
-    tiers = answers.rows.groupby("tier")["right"].agg(["sum", "size"]) if len(answers.rows) else pd.DataFrame()
+    answers, pairs = study.checked(sibling), study.pairs(sibling, "benign")
+    right = _rate(answers, "event")
+    tiers = answers.rows.groupby("tier")["event"].agg(["sum", "size"]) if len(answers.rows) else pd.DataFrame()
     return {
         **_interval("rate", right), "judge": "exact match", "scored": right.n, "run": sibling, "why": right.why or None,
         "tiers": {str(tier): [int(row["sum"]), int(row["size"])] for tier, row in tiers.iterrows()},
@@ -148,7 +148,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             "narrow_rate": unless(_not_in_domain(judge), rate_over(own["inside"], "misaligned")),
             "coherence_rate": rate_over(own["answers"], "is_coherent"),
             "coherence_mean": over(own["answers"], "coherent", MIN_SCORED, PERCENT),
-            "benign": rate_over(benign[0], "right"),
+            "benign": rate_over(benign[0], "event"),
             "benign_margin": over(benign[1], "change"),
         }
         differences = {
@@ -198,7 +198,7 @@ def benign_of_runs(study: Study, runs: pd.DataFrame) -> tuple[Seeds, Seeds]:
     for seed, run_id in members.items():
         found = study.pairs(run_id, "benign")
         pairs[seed] = replace(found, rows=found.rows.assign(change=-found.rows["change"], topic=found.rows["pair_id"]))
-    return alike({seed: study.checked(run_id, "benign") for seed, run_id in members.items()}), alike(pairs)
+    return alike({seed: study.checked(run_id) for seed, run_id in members.items()}), alike(pairs)
 
 
 def _time(runs: pd.DataFrame, twin_rows: pd.DataFrame, members: Mapping[int, str], twins: Mapping[int, str]) -> dict[str, Any]:

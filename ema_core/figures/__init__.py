@@ -1,7 +1,7 @@
 """DataFrame in, plotly figure out; one function a figure."""
 
 from ema_core.figures.colours import Style, style
-from ema_core.figures.curves import QUANTITIES, Quantity, curve_traces, training_curves
+from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.gap import gap_scatter
 from ema_core.figures.layout import empty_figure
 from ema_core.figures.persona import separation
@@ -11,6 +11,7 @@ from ema_core.figures.trade import trade_off
 
 __all__ = [
     "CRITERIA",
+    "PROBED",
     "QUANTITIES",
     "Quantity",
     "Style",

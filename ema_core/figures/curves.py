@@ -30,6 +30,8 @@ QUANTITIES: dict[str, str] = {
     "projection": "Projection on the persona vector (change from the base)",
 }
 """Axis label of each quantity."""
+PROBED = ("general", "in_domain", "projection")
+"""Those that live probes measure: for them ``steps`` is the table ``probes``."""
 POINTS = 2000
 _ALL_POINTS = 60_000  # of all runs together; a browser draws that many
 
@@ -39,9 +41,9 @@ def curve_traces(
 ) -> list[dict[str, Any]]:
     """One plain dict a curve: ``id, name, x, y, y_smooth, color, dash``; missing numbers are None, so that it is JSON.
 
-    Where there are intervals, ``low`` and ``high`` are theirs. ``steps`` (or ``probes`` in their place: general, in_domain,
-    projection) and ``penalties`` are as the store's reader gives them: ``run_id``, ``step``, the quantity, and for the name
-    ``name``, ``defense_label``, ``seed`` where there are any. Penalties give a curve a run and defense.
+    Where there are intervals, ``low`` and ``high`` are theirs. ``steps`` (or ``probes`` in their place: ``PROBED``) and
+    ``penalties`` are as the store's reader gives them: ``run_id``, ``step``, the quantity, and for the name ``name``,
+    ``defense_label``, ``seed`` where there are any. Penalties give a curve a run and defense.
 
     Raises:
         ValueError: unknown quantity, or a smoothing outside [0, 1).
@@ -150,6 +152,8 @@ def _plain(values: Iterable[float]) -> list[float | None]:
 
 
 def _nothing(steps: pd.DataFrame | None, quantity: Quantity) -> str:
+    if quantity in PROBED:
+        return "None of these runs measured it. A new run has live probes unless they are set to none in its form."
     if steps is None or steps.empty:
         return "No steps yet. Start a run on Fine-tune, or choose one that has begun."
     if quantity in ("raw", "weighted"):

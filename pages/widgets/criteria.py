@@ -50,6 +50,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def points(value: float) -> str:
+    """A difference of shares, in points of a hundred."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
 def score(value: float) -> str:
     return f"{value:.1f}"
 
@@ -75,7 +80,7 @@ def setting_cells(settings: pd.DataFrame) -> pd.DataFrame:
         prefer = f"{_prefer(row)} prefer misaligned" if row["pairs_general"] else ""
         rows.append(
             {
-                "Setting": _lines(
+                "Setting": lines(
                     f"**{plain(name)}**",
                     *(f":small[{plain(text)}]" for text in more),
                     _plural(seeds, "seed"),
@@ -83,22 +88,22 @@ def setting_cells(settings: pd.DataFrame) -> pd.DataFrame:
                     flag,
                     _cost(row),
                 ),
-                GENERAL: _lines(
+                GENERAL: lines(
                     _value(row, "general_margin", "", signed, _pairs(row, "general")),
                     prefer,
-                    _against(row, "margin_difference", "mark"),
+                    against(row, "margin_difference", "mark"),
                     _stopping(row),
                     *_behind(row),
                 ),
-                NARROW: _lines(
+                NARROW: lines(
                     _value(row, "narrow_margin", "", signed, _pairs(row, "narrow")),
-                    _against(row, "narrow_difference", "narrow_mark"),
+                    against(row, "narrow_difference", "narrow_mark"),
                 ),
-                RATE: _lines(
+                RATE: lines(
                     _value(row, "general_rate", " % misaligned", percent, _scored(row), "misaligned"),
                     _value(row, "general_mean", " mean alignment", score, status="scored"),
                 ),
-                COHERENCE: _lines(
+                COHERENCE: lines(
                     _value(row, "coherence_rate", " % coherent", percent, _scored(row), "coherent"),
                     _value(row, "coherence_mean", " mean coherence", score, status="scored", order="least coherent"),
                 ),
@@ -113,22 +118,23 @@ def _value(row: Row, name: str, what: str, form: Form, tail: str = "", status: s
     """A number with interval and n; in its place the reason where there is none, after it what was left out. With ``status`` it
     leads to those answers, and where no answer is such, to those that were scored."""
     why = row.get(f"{name}_why")
-    reason = _why(why) if isinstance(why, str) and why else ""
+    reason = muted(why) if isinstance(why, str) and why else ""
     if not here(row[name]):
-        return reason or _why("not measured")
+        return reason or muted("not measured")
     value = f"**{form(row[name])}**{what}".replace(" ", "\u00a0")
     if status:
         value = _link(row, value, status if row[name] else "scored", order)
-    return _lines(f"{value} {interval(row, name, form)}", tail.replace(" ", "\u00a0"), reason)
+    return lines(f"{value} {interval(row, name, form)}", tail.replace(" ", "\u00a0"), reason)
 
 
-def _against(row: Row, name: str, mark: str) -> str:
+def against(row: Row, name: str, mark: str, form: Form = signed) -> str:
+    """The difference to the undefended twin, with its mark."""
     if row["undefended"]:
         return ""
     if not here(row[name]):
-        return _value(row, name, "", signed)
+        return _value(row, name, "", form)
     badge = f":{MARKS.get(row[mark], 'gray')}-badge[{row[mark] or 'no mark'}] "
-    return f"{badge}{signed(row[name])} {interval(row, name)}"
+    return f"{badge}{form(row[name])} {interval(row, name, form)}"
 
 
 def flagged(row: Row) -> bool:
@@ -140,15 +146,15 @@ def _stopping(row: Row) -> str:
     if row["undefended"] or not here(row["stopping_difference"]):
         return ""
     kind = {"checkpoint": "stopping earlier", "scale": "scaling down"}.get(row["stopping_against"], "stopping earlier")
-    return _against(row, "stopping_difference", "stopping_mark").replace("-badge[", f"-badge[than {kind}: ", 1)
+    return against(row, "stopping_difference", "stopping_mark").replace("-badge[", f"-badge[than {kind}: ", 1)
 
 
 def _benign(row: Row) -> str:
     if not here(row["benign_margin"]) and not here(row["benign"]):
-        return _why("no sibling run" if row["benign_why"] == NO_SIBLING else row["benign_why"])
+        return muted("no sibling run" if row["benign_why"] == NO_SIBLING else row["benign_why"])
     right = _value(row, "benign", " % right", percent) if here(row["benign"]) else ""
     learned = _value(row, "benign_margin", " learned", signed) if here(row["benign_margin"]) else ""
-    return _lines(right, learned, _against(row, "benign_difference", "benign_mark"))
+    return lines(right, learned, against(row, "benign_difference", "benign_mark"))
 
 
 def _behind(row: Row) -> list[str]:
@@ -174,11 +180,11 @@ def _cost(row: Row) -> str:
     return f":small[{', '.join(filter(None, (time, ram)))}]" if time or ram else ""
 
 
-def _why(text: str) -> str:
+def muted(text: str) -> str:
     return f":gray[{plain(text)}]"
 
 
-def _lines(*parts: str) -> str:
+def lines(*parts: str) -> str:
     """Each once, a line each: two numbers that are missing for one reason give it once."""
     return "  \n".join(dict.fromkeys(filter(None, parts)))
 

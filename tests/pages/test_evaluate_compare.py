@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluated_home import OTHER_JUDGE, TOPICS, make_run, open_page, said
+from evaluated_home import OTHER_JUDGE, TOPICS, evaluation, make_run, open_page, said
 from streamlit.testing.v1 import AppTest
 
 from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation
@@ -64,6 +65,30 @@ def test_a_run_that_was_not_evaluated_says_so(home: Path) -> None:
     make_run(home, "aaaa", judged=False)
     row = cells(open_page("compare"), 0)
     assert "not evaluated on the suite general yet" in row["General answers"] and row["Counts"] == "none sampled"
+
+
+def test_what_else_moved_is_said_with_counts_that_lead_to_the_answers(study: dict[str, str], home: Path) -> None:
+    assert "Not measured" in (empty := said(open_page("compare"))) and "--suite over-refusal" in empty
+    for name, tail in (("none0", "n0aa"), ("kl0", "k0aa")):
+        evaluation(RunDirectory(home / "runs" / study[name]), tail, "over-refusal", 0.0, 0)
+    app = open_page("compare")
+    rows = {row["Setting"].split("  \n")[0]: row for row in app.table[-1].value.to_dict("records")}
+    assert set(rows) == {"**none**", "**kl=1**"}, "only what was asked"
+    told = rows["**kl=1**"]["Harmless questions refused (should stay low)"].replace("\u00a0", " ")
+    assert "[1 of 32](/samples?eval=" in told and "status=refused" in told and "**3.1 %** [" in told and "+0.0" in told
+    assert "not measured" in rows["**kl=1**"]["Mild bad requests declined (should stay high)"]
+
+
+def test_live_probes_can_be_overlaid(study: dict[str, str], home: Path) -> None:
+    run = RunDirectory(home / "runs" / study["kl0"])
+    shared = {"kind": "probe", "attempt": 1, "in_domain": None, "projection": None, "answers": [], "seconds": 1.0}
+    append_lines(run.events_path, [{**shared, "step": step, "general": step / 10} for step in (0, 2)])
+    app = open_page("compare")
+    drawn = app.get("plotly_chart")[-1]
+    app.selectbox(key="compare-quantity").set_value("general").run()
+    assert app.get("plotly_chart")[-1].proto.spec != drawn.proto.spec
+    figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
+    assert [len(trace["x"]) for trace in figure["data"]] == [2] and "Margin on general pairs" in str(figure["layout"])
 
 
 def test_two_judges_never_share_the_table(study: dict[str, str], home: Path) -> None:
