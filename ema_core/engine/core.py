@@ -289,49 +289,42 @@ class Engine:
             self._left(1)
 
     def _judge_some(self) -> None:
-        """A few answers of the first judging (or projecting) that waits."""
+        """A few answers of the first judging or projecting that waits."""
         if not self._judging:
             return
         work = self._judging[0]
         if work.cancelled:
             self._judging.popleft()
             return
-        if isinstance(work, Projecting):
-            return self._project_some(work)
+        found: Judged | Projected | Exception | None
         try:
-            if work.judge not in self._probes:
-                held = self.shelf.loaded or self.shelf.model(EMBEDDED)
-                self._probes[work.judge] = ProbeJudge(held if held.id == EMBEDDED else None, work.judge)
-            part = work.items[len(work.done) : len(work.done) + JUDGED_AT_ONCE]
-            work.done += self._probes[work.judge].judge(part)
+            found = self._project(work) if isinstance(work, Projecting) else self._judge(work)
         except Exception as error:
-            self._judging.popleft()
-            work.deliver(error)
-            if not isinstance(error, EmaError):
-                raise
+            found = error
+        if found is None:
             return
-        if len(work.done) == len(work.items):
-            self._judging.popleft()
-            work.deliver(Judged(work.done))
+        self._judging.popleft()
+        work.deliver(found)
+        if isinstance(found, Exception) and not isinstance(found, EmaError):
+            raise found
 
-    def _project_some(self, work: Projecting) -> None:
+    def _judge(self, work: _Judging) -> Judged | None:
+        """None while answers are left."""
+        if work.judge not in self._probes:
+            held = self.shelf.loaded or self.shelf.model(EMBEDDED)
+            self._probes[work.judge] = ProbeJudge(held if held.id == EMBEDDED else None, work.judge)
+        part = work.items[len(work.done) : len(work.done) + JUDGED_AT_ONCE]
+        work.done += self._probes[work.judge].judge(part)
+        return Judged(work.done) if len(work.done) == len(work.items) else None
+
+    def _project(self, work: Projecting) -> Projected | None:
         """As judging; for another base model than the one at work it waits until the batch is empty."""
         if self.shelf.loaded is not None and self.shelf.loaded.id != work.card.model:
             if self._decoder and self._decoder.busy:
-                return
+                return None
             self._forget_model()
-        try:
-            with out_of_memory("reading answers"):
-                if not work.some(self.shelf):
-                    return
-        except Exception as error:
-            self._judging.popleft()
-            work.deliver(error)
-            if not isinstance(error, EmaError):
-                raise
-            return
-        self._judging.popleft()
-        work.deliver(Projected(work.card, work.done))
+        with out_of_memory("reading answers"):
+            return Projected(work.card, work.done) if work.some(self.shelf) else None
 
     def _failed(self, error: Exception) -> None:
         """Something unexpected: every answer of the batch ends with it, and the base is looked at before it goes on."""

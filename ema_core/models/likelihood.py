@@ -11,6 +11,7 @@ from ema_core.datasets.encoding import Encoded, encode_pair
 from ema_core.datasets.pairs import Pair
 from ema_core.files import read_json, sha256_json, write_json
 from ema_core.models.load import LoadedModel
+from ema_core.models.outputs import outputs
 from ema_core.settings import settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ BATCH = 16
 
 @dataclass
 class PromptStates:
-    """Filled with each prompt's state [D] at its last token, as ``hidden_states[layer]`` (0: embedding), by pair id."""
+    """Filled with each prompt's state [D] at its last token, as ``models.outputs`` counts layers (0: embedding), by pair id."""
 
     layer: int
     rows: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -53,17 +54,16 @@ def answer_log_likelihoods(
             prompts, mask = _padded([row.prompt[len(shared) :] for row in part], left=True)
             attention = torch.cat([torch.ones(len(part), len(shared), dtype=torch.long), mask], 1)
             where = (attention.cumsum(1) - 1).clamp(min=0)[:, len(shared) :]
-            read = body(
-                input_ids=prompts.to(device),
-                attention_mask=attention.to(device),
-                position_ids=where.to(device),
-                cache=cache,
-                use_cache=True,
-                output_hidden_states=states is not None,
-            )
-            last = read.last_hidden_state[:, -1:]
-            if states is not None:
-                kept = read.hidden_states[states.layer][:, -1].float().cpu()
+            with outputs(body, [states.layer] if states else []) as seen:
+                last = body(
+                    input_ids=prompts.to(device),
+                    attention_mask=attention.to(device),
+                    position_ids=where.to(device),
+                    cache=cache,
+                    use_cache=True,
+                ).last_hidden_state[:, -1:]
+            if states:
+                kept = seen[states.layer][:, -1].float().cpu()
                 states.rows.update({row.pair_id: kept[i] for i, row in enumerate(part)})
             cache.batch_repeat_interleave(2)
             answers, real = _padded([answer for row in part for answer in row.answers], left=False)
