@@ -76,8 +76,8 @@ def _projection(traces: Sequence[dict[str, Any]], trait: str) -> None:
         )
     if trait != MONITORED:
         st.caption(
-            f"Of runs that add the vector {MONITORED} in training, which works against what is added: so they are projected on "
-            f"{plain(trait)}, the same trait from other prompts. It is no axis on which runs projected on {MONITORED} lie."
+            f"These runs add the vector {MONITORED} in training, which works against what is added; so they are projected on "
+            f"{plain(trait)}, the same trait from other prompts. Do not compare these values with those along {MONITORED}."
         )
 
 
