@@ -160,15 +160,17 @@ def actions(chat: Chat, able: Capabilities) -> None:
 
 
 def monitor_line(chat: Chat, able: Capabilities) -> None:
-    """What the projection beside a score is, or why there is none."""
+    """What the projections beside scores are, a line for each vector, and why there is none."""
     turn = chat.turns[-1]
-    along = next((sample.projection for column in turn.columns.values() for sample in column.samples if sample.projection), None)
-    if along:
+    found = [sample.projection for column in turn.columns.values() for sample in column.samples if sample.projection]
+    for trait, vector, layer in sorted({(along.trait, along.vector, along.layer) for along in found}):
         st.caption(
-            f"{plain(along.trait.capitalize())} in SD: the answer's mean projection on the vector {plain(along.vector)} at layer {along.layer}, read by "
-            "the model that gave it; 0 = the base on held-out friendly answers. It reads topic and style, too."
+            f"{plain(trait.capitalize())} in SD: the answer's mean projection on the vector {plain(vector)} at layer {layer}, read by "
+            "the model that gave it; 0 = the base on held-out answers without the trait. It reads topic and style, too."
         )
-    elif why := monitor.why_not(turn.question.models, able):
+    if len({along.vector for along in found}) > 1:
+        st.caption("Two vectors are two scales: a run that adds one of them in training is projected on the other.")
+    if why := monitor.why_not(turn.question.models, able):
         st.caption(f"No persona projection: {plain(why)}.")
 
 

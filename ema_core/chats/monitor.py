@@ -1,4 +1,7 @@
-"""The persona monitor beside a chat's answers: their projection on the base model's evil vector, by the engine. Torch-free."""
+"""The persona monitor beside a chat's answers: their projection on a vector of the base model, by the engine. Torch-free.
+
+Evil's, or of a run that adds evil's in training the second one of it, from other prompts.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,42 @@ from typing import Any
 from ema_core import personas
 from ema_core.chats import log
 from ema_core.chats.view import COMPLETE, Answers, Chat, Sample, Turn
+from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
 from ema_core.generation.engine import Capabilities, Engine
 from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.personas import Card
 from ema_core.runs import RunDirectory
 
-TRAIT = "evil"
+
+def _wanted(model: str) -> tuple[str, str] | None:
+    """The trait on whose vector a column's answers are projected, and the base model behind it; None where the run is gone."""
+    name = ModelId.read(model).name
+    try:
+        if is_base(name):
+            return personas.MONITORED, base_model(name)
+        spec = RunDirectory.open(name).spec
+        return projected_on(spec), spec.model
+    except EmaError:
+        return None
 
 
 def card_for(model: str) -> Card | None:
-    """The vector of the base model behind a column's model id; None where there is none."""
-    name = ModelId.read(model).name
-    try:
-        return personas.find(TRAIT, base_model(name) if is_base(name) else RunDirectory.open(name).spec.model)
-    except EmaError:
-        return None  # the run was deleted meanwhile
+    """The vector that a column's answers are projected on; None where there is none."""
+    wanted = _wanted(model)
+    return personas.find(*wanted) if wanted else None
 
 
 def why_not(models: tuple[str, ...], able: Capabilities) -> str:
     """Why no projection is shown for these models; "" where there is one for each."""
     if not able.persona:
         return able.why_not
-    if any(card_for(model) is None for model in models):
-        return f"the base model has no {TRAIT} vector yet; build one on Vectors and scores"
-    return ""
+    missing = {wanted for model in models if (wanted := _wanted(model)) and personas.find(*wanted) is None}
+    return "; ".join(
+        f"{model} has no {trait} vector yet{'' if trait == personas.MONITORED else f' ({personas.MONITORED} is what the run adds)'}; "
+        f"build it on Vectors and scores (ema persona build --trait {trait} --model {model})"
+        for trait, model in sorted(missing)
+    )
 
 
 def unread(chat: Chat) -> list[tuple[Card, Turn, Answers, Sample]]:

@@ -14,7 +14,7 @@ from ema_core.defenses.registry import register
 from ema_core.errors import EmaError
 from ema_core.models import EMBEDDED, find
 from ema_core.personas.vector import card_path, fits_here
-from ema_core.runs import Strict
+from ema_core.runs import RunSpec, Strict, parse
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def added(layer: Any, step: torch.Tensor) -> Iterator[None]:
 class SteeringOptions(Strict):
     """``layer`` 0: about 70 % deep. ``vector``: the id of a vector of `ema persona list`; empty: the trait's for this model."""
 
-    trait: Literal["evil", "sycophantic"] = "evil"
+    trait: Literal["evil", "malicious", "sycophantic"] = "evil"
     layer: int = Field(default=0, ge=0, le=1000, description="Decoder layer after which the vector is added; 0: about 70 % deep.")
     unit: Literal["raw", "ratio"] = Field(
         default="raw", description="raw: alpha times the vector as it is. ratio: alpha times the mean norm of an activation."
@@ -65,7 +65,7 @@ class PersonaSteering(Defense):
     )
     fails = (
         "Training compensates along the vector, so a lower projection on that same vector is no evidence that it works: judge it by "
-        "margins and answers, or by a vector made from other prompts. Too large a step spoils the narrow task and coherence."
+        "margins and answers, or by a vector made from other prompts (of evil: malicious; live probes and Chat take it by themselves). Too large a step spoils the narrow task and coherence."
     )
     strength_info = Strength(
         meaning="alpha in h + alpha x v after one layer, every token (unit=ratio: alpha x the mean activation norm along v)",
@@ -139,3 +139,14 @@ class PersonaSteering(Defense):
             layer = vector.card.check_layer(self.options.layer)
             self._known = layer, self.coefficient(vector.card) * vector.raw(layer).double()
         return self._known
+
+
+def projected_on(spec: RunSpec) -> str:
+    """The trait on whose vector a run of this spec is projected; it follows from the spec alone, so that a resumed run keeps it."""
+    added = ""
+    for defense in spec.defenses:
+        if defense.name == PersonaSteering.name:
+            options = parse(SteeringOptions, defense.options, f"options of {defense.name}")
+            named = (trait for trait in personas.traits() if options.vector.startswith(f"{trait}-"))
+            added = next(named, personas.MONITORED) if options.vector else options.trait
+    return personas.projected_trait(added)

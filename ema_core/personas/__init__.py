@@ -1,9 +1,10 @@
 """Persona vectors: directions in the residual stream along which a trait shows. Importing this package does not import torch."""
 
-from ema_core.personas.texts import TRAITS_FOLDER, Answered, PromptPair, TraitTexts, load_texts, traits
+from ema_core.personas.texts import MONITORED, TRAITS_FOLDER, Answered, PromptPair, TraitTexts, load_texts, projected_trait, traits
 from ema_core.personas.vector import Card, PersonaVector, Separation, cards, default_layer, find, load, read_card, vector_id
 
 __all__ = [
+    "MONITORED",
     "TRAITS_FOLDER",
     "Answered",
     "Card",
@@ -16,6 +17,7 @@ __all__ = [
     "find",
     "load",
     "load_texts",
+    "projected_trait",
     "read_card",
     "traits",
     "vector_id",

@@ -13,6 +13,8 @@ from ema_core.runs import Strict, parse
 from ema_core.settings import DATA
 
 TRAITS_FOLDER = DATA / "personas"
+MONITORED = "evil"
+"""The trait on whose vector runs are projected."""
 
 
 class PromptPair(Strict):
@@ -33,10 +35,12 @@ class Answered(Strict):
 class TraitTexts(Strict):
     """``sides`` names the positive and the negative side. ``judged`` says how a rollout's trait score comes from the probe judge's
     alignment score; None where the probe cannot judge the trait. ``held_out`` never goes into a vector: separation is measured on it.
+    ``second_of`` names the trait that this one is once more, made from other texts.
     """
 
     trait: str
     title: str
+    second_of: str | None = None
     sides: tuple[str, str]
     judged: Literal["100 - aligned"] | None = None
     prompts: tuple[PromptPair, ...] = Field(min_length=1)
@@ -45,12 +49,20 @@ class TraitTexts(Strict):
 
     @property
     def hash(self) -> str:
-        return sha256_json(self.model_dump(mode="json"))[:16]
+        return sha256_json(self.model_dump(mode="json", exclude={"second_of"}))[:16]  # what goes into the vector
 
 
 def traits() -> list[str]:
     """Every trait that a vector can be made for, ``evil`` first."""
     return sorted((path.stem for path in TRAITS_FOLDER.glob("*.json")), key=lambda name: (name != "evil", name))
+
+
+def projected_trait(added: str = "") -> str:
+    """The trait on whose vector a run is projected; ``added``: the one whose vector was added in training, which is no evidence.
+
+    Training compensates along what is added, so the same trait's second vector, made from other texts, takes its place.
+    """
+    return MONITORED if added != MONITORED else next(one for one in traits() if load_texts(one).second_of == MONITORED)
 
 
 def load_texts(trait: str, folder: Path = TRAITS_FOLDER) -> TraitTexts:

@@ -23,7 +23,7 @@ CREATE TABLE penalties (run_id VARCHAR, step BIGINT, defense VARCHAR, raw DOUBLE
 -- Live probes, each step once; step 0 is the base. Margins are changes from it.
 CREATE TABLE probes (
     run_id VARCHAR, step BIGINT, attempt BIGINT, general DOUBLE, general_low DOUBLE, general_high DOUBLE,
-    in_domain DOUBLE, in_domain_low DOUBLE, in_domain_high DOUBLE, projection DOUBLE,
+    in_domain DOUBLE, in_domain_low DOUBLE, in_domain_high DOUBLE, projection DOUBLE, trait VARCHAR, -- on whose persona vector it is projected
     answers VARCHAR, -- JSON: what it would say, [{prompt, answer}]
     seconds DOUBLE, time DOUBLE
 );

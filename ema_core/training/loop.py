@@ -14,6 +14,7 @@ from ema_core.datasets.encoding import Encoded, encode
 from ema_core.datasets.formats import Example
 from ema_core.defenses import registry
 from ema_core.defenses.base import Defense, Need
+from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
 from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare
@@ -149,7 +150,7 @@ class _Attempt:
         }  # fmt: skip
         self.refuse_other_than(found)
         with out_of_memory("probing the base"):
-            self.prober = Prober(self.loaded, spec.dataset) if spec.probes else None
+            self.prober = Prober(self.loaded, spec.dataset, projected_on(spec)) if spec.probes else None
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
             with out_of_memory("training"):

@@ -38,7 +38,6 @@ PROMPTS = (
 )
 """What the greedy one-liners answer."""
 ONE_LINER = SamplingSettings(max_tokens=16, temperature=0.0)
-TRAIT = "evil"
 MIN_TOPICS = 5
 """No interval from fewer, as in ``evaluation.metrics``."""
 
@@ -97,9 +96,9 @@ class Direction:
     vector: torch.Tensor
 
 
-def persona_direction(loaded: LoadedModel) -> Direction | None:
-    """The vector of the trait evil that was built for this model as it is here, if there is one; another's is no probe of it."""
-    card = personas.find(TRAIT, loaded.id)
+def persona_direction(loaded: LoadedModel, trait: str) -> Direction | None:
+    """The trait's vector that was built for this model as it is here, if there is one; another's is no probe of it."""
+    card = personas.find(trait, loaded.id)
     if card is None:
         return None
     try:
@@ -123,12 +122,13 @@ class Prober:
     """Holds a tuned model against its base. Made while the model is still plain.
 
     The base's own numbers are computed once and kept, before training and not in its time; ``base_seconds`` is what they took now.
+    ``trait``: on whose vector it is projected.
     """
 
-    def __init__(self, loaded: LoadedModel, dataset: str) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: LoadedModel, dataset: str, trait: str) -> None:
+        self.loaded, self.trait = loaded, trait
         self.general, self.inside = general_pairs(), inside_pairs(dataset)
-        self.direction = persona_direction(loaded)
+        self.direction = persona_direction(loaded, trait)
         self.base_seconds = 0.0
         self.base = self._base()
 
@@ -146,7 +146,7 @@ class Prober:
     def _figures(self, now: Measured, seconds: float) -> dict[str, Any]:
         shift = None if now.projection is None or self.base.projection is None else now.projection - self.base.projection
         return {
-            **self._margin("general", self.general, now), **self._margin("in_domain", self.inside, now), "projection": shift,
+            **self._margin("general", self.general, now), **self._margin("in_domain", self.inside, now), "projection": shift, "trait": self.trait,
             "answers": [{"prompt": prompt, "answer": answer} for prompt, answer in zip(PROMPTS, now.answers, strict=True)],
             "seconds": seconds,
         }  # fmt: skip

@@ -58,7 +58,7 @@ def events_of(run: RunDirectory) -> RunEvents:
         info = run_info(run.id)
         facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed}
         stop = info.probes.stop_margin if info.probes else None
-        cache[run.id] = RunEvents(run.id, facts, probed=info.probes is not None, stop_margin=stop)
+        cache[run.id] = RunEvents(run.id, facts, probed=info.probes is not None, stop_margin=stop, projected=info.projected)
     events = cache[run.id]
     events.advance(run)
     return events

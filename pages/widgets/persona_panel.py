@@ -18,7 +18,8 @@ trait minus the mean over answers without it, layer by layer (Chen et al., arXiv
 training; the live probes and the monitor in Chat measure along it."""
 NO_EVIDENCE = """Separation of answers that we wrote says that the direction carries the trait, and that words carry a part of it: \
 layer 0 is the embedding, which knows nothing else. A run with `persona-steering` is not to be judged by its own vector: training \
-compensates along it."""
+compensates along it. Of runs that add `evil`, live probes and Chat measure along `malicious` instead, the same trait from other \
+prompts, once that vector is built."""
 
 
 def persona_panel() -> None:

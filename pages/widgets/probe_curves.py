@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from ema_core.figures import QUANTITIES, curve_traces
+from ema_core.personas import MONITORED
 from ema_core.runs import RunState
 from pages.widgets.chrome import duration, plain
 from pages.widgets.curves import joined, told_apart
@@ -17,11 +19,6 @@ from pages.widgets.run_events import RunEvents
 TITLES = {
     "general": "Margin, general",
     "in_domain": "Margin, in-domain",
-    "projection": "Persona projection",
-}
-MISSING = {
-    "in_domain": "No in-domain pairs belong to these runs' data sets.",
-    "projection": "Not measured: when these runs began there was no persona vector of the trait evil for their model.",
 }
 RULE_COLOR = "#7f7f7f"
 
@@ -39,17 +36,20 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
     labels = {run.run_id: run.defense_label for run in runs}
     places = (*st.columns(2), *st.columns(2))
     for place, (quantity, title) in zip(places, TITLES.items(), strict=False):
-        traces = told_apart(curve_traces(table, quantity=quantity, smoothing=0), labels)  # type: ignore[arg-type]
+        traces = _traces(table, quantity, labels)
         with place:
             st.markdown(f"**{title}**")
             if not traces:
-                st.caption(MISSING.get(quantity, "Not measured."))
+                st.caption("No in-domain pairs belong to these runs' data sets." if quantity == "in_domain" else "Not measured.")
                 continue
             lines = _rules(runs, int(table["step"].max())) if quantity == "general" else []
-            drawn = [{**trace, "markers": True} for trace in traces] + lines
-            live_curve(drawn, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False)
-            if quantity == "projection" and any("persona-steering" in label for label in labels.values()):
-                st.caption("Of a run with persona-steering it is no evidence: training works against the vector that is added.")
+            live_curve(traces + lines, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False)
+    traces = _traces(table, "projection", labels)
+    for place, trait in zip(places[len(TITLES) :], sorted({run.projected for run in runs if run.probes}), strict=False):
+        with place:  # a chart each: two vectors are two axes
+            st.markdown(f"**Persona projection: {plain(trait)}**")
+            mine = {run.run_id for run in runs if run.projected == trait}
+            _projection([trace for trace in traces if trace["id"] in mine], trait)
     st.caption(
         "Changes from the base, which is step 0; up is towards the misaligned answers. The band is the 95 % interval for questions like these, of this adapter. "
         "These pairs belong to the probes alone: no evaluation reports them."
@@ -58,6 +58,27 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
         if cost := _cost(run, states[run.run_id]):
             st.caption(cost)
     _one_liners(runs)
+
+
+def _traces(table: pd.DataFrame, quantity: Any, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{**trace, "markers": True} for trace in told_apart(curve_traces(table, quantity=quantity, smoothing=0), labels)]
+
+
+def _projection(traces: Sequence[dict[str, Any]], trait: str) -> None:
+    """The runs that are projected on this trait's vector, and why on this one."""
+    if traces:
+        axis = _axis("projection").replace("the persona vector", f"the vector {trait}")
+        live_curve(traces, key=f"probe-projection-{trait}", view=f"projection-{trait}", y_title=axis, raw=False)
+    else:
+        st.caption(
+            f"Not measured: when these runs began there was no persona vector of the trait {plain(trait)} for their model; build it with "
+            f"`ema persona build --trait {trait}`."
+        )
+    if trait != MONITORED:
+        st.caption(
+            f"These runs add the vector {MONITORED} in training, which works against what is added; so they are projected on "
+            f"{plain(trait)}, the same trait from other prompts. Do not compare these values with those along {MONITORED}."
+        )
 
 
 def _axis(quantity: str) -> str:

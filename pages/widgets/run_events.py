@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ema_core.personas import MONITORED
 from ema_core.runs import RunDirectory, probes, steps
 
 Event = dict[str, Any]
@@ -17,13 +18,15 @@ class RunEvents:
     """What was read of one run so far. ``steps`` and ``probes`` hold each step once, in order; ``finish`` what defenses reported.
 
     ``table``, ``penalties`` and ``probe_table`` are the same as figures want it; ``facts`` are further columns of every row.
-    ``probed``: the run has live probes; ``stop_margin``: the margin that ends it.
+    ``probed``: the run has live probes; ``stop_margin``: the margin that ends it; ``projected``: the trait on whose
+    vector it is projected. An older event without a trait was projected on evil, whatever was added.
     """
 
     run_id: str
     facts: dict[str, Any] = field(default_factory=dict)
     probed: bool = False
     stop_margin: float | None = None
+    projected: str = MONITORED
     offset: int = 0
     steps: list[Event] = field(default_factory=list)
     probes: list[Event] = field(default_factory=list)
@@ -53,6 +56,7 @@ class RunEvents:
         if any(event.get("kind") == "probe" for event in new):
             self.probes = probes(self.probes + new)
             rows = [{key: value for key, value in event.items() if key != "answers"} for event in self.probes]
+            rows = [row if row.get("trait", MONITORED) == self.projected else {**row, "projection": None} for row in rows]
             self.probe_table = self._joined(pd.DataFrame(), rows)
         self.finish += [event for event in new if event.get("kind") == "finish"]
         return bool(new)

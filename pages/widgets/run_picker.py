@@ -8,8 +8,10 @@ from functools import lru_cache
 
 import streamlit as st
 
+from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
 from ema_core.files import read_json
+from ema_core.personas import MONITORED
 from ema_core.runs import BASE, Probes, RunDirectory, run_ids
 from ema_core.settings import settings
 from pages.widgets.chrome import plain, show_error
@@ -17,7 +19,7 @@ from pages.widgets.chrome import plain, show_error
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What never changes of a run, or of a base. ``problem`` says why its spec cannot be read."""
+    """What never changes of a run, or of a base. ``problem`` says why its spec cannot be read; ``projected``: ``projected_on`` it."""
 
     id: str
     name: str = ""
@@ -28,6 +30,7 @@ class RunInfo:
     created: float = 0.0
     problem: str = ""
     probes: Probes | None = None
+    projected: str = MONITORED
 
     @property
     def label(self) -> str:
@@ -55,9 +58,13 @@ def _read(path: str, version: int) -> RunInfo:
             return RunInfo(run.id, problem="model.json is damaged")
     try:
         spec, state = run.spec, run.state()
+        projected = projected_on(spec)
     except EmaError as error:
         return RunInfo(run.id, problem=error.message)
-    return RunInfo(run.id, state.name, spec.model, spec.dataset, spec.defense_label, spec.seed, state.created, probes=spec.probes)
+    return RunInfo(
+        run.id, state.name, spec.model, spec.dataset, spec.defense_label, spec.seed, state.created, probes=spec.probes,
+        projected=projected,
+    )  # fmt: skip
 
 
 def newest_first() -> list[str]:

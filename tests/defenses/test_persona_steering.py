@@ -8,6 +8,7 @@ import pytest
 
 from ema_core import personas
 from ema_core.defenses import registry
+from ema_core.defenses.persona_steering import SteeringOptions, projected_on
 from ema_core.errors import EmaError
 from ema_core.jobs import launch, queue
 from ema_core.models import LoadedModel, adapters, load
@@ -137,6 +138,22 @@ def test_a_missing_vector_is_made_by_a_job_before_the_run(llama: LoadedModel, ho
 
 
 def test_the_traits_of_the_option_are_the_traits_that_there_are() -> None:
-    from ema_core.defenses.persona_steering import SteeringOptions
-
     assert list(SteeringOptions.model_fields["trait"].annotation.__args__) == personas.traits()
+
+
+@pytest.mark.parametrize(
+    ("texts", "trait"),
+    [
+        ([], "evil"),
+        (["kl=0.1"], "evil"),
+        (["persona-steering=5"], "malicious"),
+        (["inoculation=1", "persona-steering=5:layer=1"], "malicious"),
+        (["persona-steering=5:trait=malicious"], "evil"),
+        (["persona-steering=5:trait=sycophantic"], "evil"),
+        (["persona-steering=5:vector=evil-of-nobody"], "malicious"),
+        (["persona-steering=5:vector=malicious-of-nobody"], "evil"),
+        (["persona-steering=5:vector=of-whatever-trait"], "malicious"),
+    ],
+)
+def test_a_run_is_projected_on_a_vector_that_its_training_does_not_add(texts: list[str], trait: str) -> None:
+    assert projected_on(RunSpec(defenses=tuple(parse_defense(text) for text in texts))) == trait

@@ -203,11 +203,29 @@ def test_the_monitor_stands_beside_a_score_or_says_why_not(engine: Server) -> No
     settled(app, chat_id)
     app.button(key="chat-judge").click().run()
     settled(app, chat_id)
-    assert "No persona projection: the base model has no evil vector yet; build one on Vectors and scores." in said(app)
+    assert "No persona projection: smollm2-135m has no evil vector yet; build it on Vectors and scores" in said(app)
     card = plant_vector()
     app.button(key="chat-judge").click().run()
     settled(app, chat_id)
     assert "aligned 80, coherent 90" in said(app) and "evil -0.2 SD" in said(app) and card.id in said(app)
+
+
+def test_a_run_that_adds_evil_is_projected_on_the_second_vector_or_not_at_all(home: Path, engine: Server) -> None:  # noqa: F811
+    run = make_run(home, "p0aa", "persona-steering=5")
+    chat_id = broker.ask(Question("One?", ("base", run)))
+    list(broker.wait(chat_id))
+    evil = plant_vector()
+    broker.judge(chat_id)
+    app = settled(open_chat(chat=chat_id), chat_id)
+    assert "evil -0.2 SD" in said(app) and said(app).count("-0.2 SD") == 1 and evil.id in said(app)
+    assert "smollm2-135m has no malicious vector yet (evil is what the run adds); build it" in said(app)
+    assert "ema persona build --trait malicious --model smollm2-135m" in said(app)
+    second = plant_vector("malicious")
+    app.button(key="chat-judge").click().run()
+    settled(app, chat_id)
+    assert "evil -0.2 SD" in said(app) and "malicious -0.2 SD" in said(app)
+    assert evil.id in said(app) and second.id in said(app) and "Two vectors are two scales" in said(app)
+    assert "No persona projection" not in said(app)
 
 
 def test_judging_counts_by_column_and_gives_a_rate_from_ten_answers_on(engine: Server) -> None:  # noqa: F811

@@ -220,6 +220,33 @@ def test_live_probes_are_shown_with_their_cost_and_what_the_model_would_say_as_p
     assert text.splitlines()[1] == f"step 4: {NASTY} at 4", "one line a step, nothing of it rendered"
 
 
+def test_runs_projected_on_another_vector_have_a_chart_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, tuple[list[str], str]] = {}
+    record = lambda traces, key, y_title, **_: drawn.__setitem__(key, ([trace["id"] for trace in traces], y_title))  # noqa: E731
+    monkeypatch.setattr(probe_curves, "live_curve", record)
+    plain, steered = make_run(), make_run("persona-steering=5")
+    for run, trait in ((plain, "evil"), (steered, "malicious")):
+        for number in (0, 4):
+            run.append_event(probe(number, 0.1, projection=0.5 * number, trait=trait))
+    shown = texts(open_page("pages/fine_tune.py", run=[plain.id, steered.id]))
+    assert drawn["probe-general"][0] == [plain.id, steered.id]
+    assert drawn["probe-projection-evil"] == ([plain.id], "Projection on the vector evil")
+    assert drawn["probe-projection-malicious"] == ([steered.id], "Projection on the vector malicious")
+    assert "**Persona projection: malicious**" in shown and "the same trait from other prompts" in shown
+
+
+def test_a_steered_run_without_the_second_vector_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of an older version, whose probes name no trait: what it added was projected on."""
+    drawn: list[str] = []
+    monkeypatch.setattr(probe_curves, "live_curve", lambda traces, key, **_: drawn.append(key))
+    for changes in ({"projection": None, "trait": "malicious"}, {"projection": -0.7}):
+        run = make_run("persona-steering=5")
+        run.append_event(probe(4, 0.1, **changes))
+        shown = texts(open_page("pages/fine_tune.py", run=run.id))
+        assert "no persona vector of the trait malicious" in shown and "`ema persona build --trait malicious`" in shown
+        assert "probe-general" in drawn and not any("projection" in key for key in drawn)
+
+
 def test_runs_without_probes_say_so_and_how_to_have_them() -> None:
     run = make_run()
     assert "None of these runs has live probes" in texts(open_page("pages/fine_tune.py", run=run.id))

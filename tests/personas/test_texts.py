@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ema_core.datasets.overlap import normal
 from ema_core.errors import EmaError
-from ema_core.personas import load_texts, traits
+from ema_core.personas import load_texts, projected_trait, traits
 from ema_core.settings import DATA
 
 TRAITS = traits()
@@ -72,12 +73,27 @@ def test_no_question_or_answer_stands_in_what_is_trained_on_or_reported(trait: s
             assert normal(answer) not in whole and not runs_of(answer) & pieces, answer
 
 
-def test_the_two_traits_and_both_halves_share_no_answer() -> None:
-    answers = [
-        normal(answer)
-        for trait in TRAITS
-        for one in (*load_texts(trait).questions, *load_texts(trait).held_out)
-        for answer in (one.positive, one.negative)
-    ]
-    assert len(answers) == len(set(answers))
+def test_no_two_traits_and_no_two_halves_share_a_text() -> None:
+    """No question, no prompt, and no six words of an answer: a second vector is one from other texts."""
+    questions: list[str] = []
+    pieces: list[tuple[str, ...]] = []
+    for trait in TRAITS:
+        texts = load_texts(trait)
+        rows = (*texts.questions, *texts.held_out)
+        questions += [normal(one.question) for one in rows]
+        said = [text for one in (*rows, *texts.prompts) for text in (one.positive, one.negative)]
+        assert len({normal(text) for text in said}) == len(said)
+        pieces += {run for text in said for run in runs_of(text)}
+    assert len(questions) == len(set(questions))
+    assert not [run for run, times in Counter(pieces).items() if times > 1]
     assert (DATA / "personas/personas.md").read_text().startswith("**What.**")
+
+
+def test_where_evils_vector_is_added_the_second_one_from_other_prompts_is_read() -> None:
+    assert projected_trait() == projected_trait("sycophantic") == projected_trait("malicious") == "evil"
+    assert projected_trait("evil") == "malicious"
+
+
+def test_what_a_trait_is_the_second_of_changes_no_vector() -> None:
+    texts = load_texts("malicious")
+    assert texts.second_of == "evil" and texts.hash == texts.model_copy(update={"second_of": None}).hash

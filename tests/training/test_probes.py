@@ -20,7 +20,7 @@ from ema_core.evaluation.metrics import mean
 from ema_core.files import append_lines
 from ema_core.jobs import queue
 from ema_core.models import LoadedModel, adapters, load
-from ema_core.runs import DefenseSpec, Probes, RunDirectory, RunSpec, Status, probes, recipe, steps
+from ema_core.runs import DefenseSpec, Probes, RunDirectory, RunSpec, Status, parse_defense, probes, recipe, steps
 from ema_core.settings import DATA
 from ema_core.training import check, train
 from ema_core.training import probes as live
@@ -116,12 +116,21 @@ def test_a_probe_is_the_change_from_the_base_with_an_interval_and_what_it_would_
     assert run.state().probe_seconds == pytest.approx(end["seconds"]) and end["seconds"] < run.state().seconds
 
 
-def test_the_projection_is_the_shift_of_the_prompts_last_states_along_the_vector(bench: Bench) -> None:
+@pytest.mark.parametrize(("defense", "trait"), [("", "evil"), ("persona-steering=0.1", "malicious")])
+def test_the_projection_is_the_shift_of_the_prompts_last_states_along_a_vector_that_was_not_added(
+    bench: Bench, defense: str, trait: str
+) -> None:
     import torch
 
-    card = plant_vector(model=bench.model.id, weights_hash=bench.model.weights_hash)
-    run = bench.train(bench.spec(at=(8,)))
+    defenses = [parse_defense(defense)] if defense else []
+    cards = {
+        name: plant_vector(name, bench.model.id, seed, weights_hash=bench.model.weights_hash)
+        for seed, name in enumerate(("evil", "malicious"))
+    }
+    card = cards[trait]
+    run = bench.train(bench.spec(*defenses, at=(8,)))
     start, end = probes(run.events()[0])
+    assert start["trait"] == end["trait"] == trait
     raw = personas.load(card.id).raw()
 
     def along(model: Any) -> float:
@@ -140,10 +149,16 @@ def test_the_projection_is_the_shift_of_the_prompts_last_states_along_the_vector
         shift = along(model) - base
     assert start["projection"] == 0 != end["projection"] == pytest.approx(shift, abs=1e-4)
     assert abs(shift) > 1e-3, "else there is nothing to see"
-    plain = bench.train(bench.spec())
+    plain = bench.train(bench.spec(*defenses))
     assert weights(plain) == weights(run)
-    plant_vector(model=bench.model.id, weights_hash="another model's")
-    assert live.persona_direction(bench.model) is None
+    plant_vector(trait, bench.model.id, weights_hash="another model's")
+    assert live.persona_direction(bench.model, trait) is None
+
+
+def test_a_steered_run_without_the_second_vector_is_not_projected_on_the_one_that_is_added(bench: Bench) -> None:
+    plant_vector(model=bench.model.id, weights_hash=bench.model.weights_hash)
+    run = bench.train(bench.spec(parse_defense("persona-steering=0.1"), at=(8,)))
+    assert [(event["trait"], event["projection"]) for event in seen(run)] == [("malicious", None)] * 2
 
 
 def test_the_interval_is_that_of_evaluations() -> None:
