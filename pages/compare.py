@@ -342,10 +342,14 @@ def curves_part(run_ids: Sequence[str], version: Version) -> None:
         smoothing = st.slider("Smoothing", 0.0, 0.98, 0.6, 0.02, key="compare-smoothing", width=240)
     probed = quantity in PROBED
     steps = reader().probes(run_ids) if probed else reader().steps(run_ids)
-    figure = training_curves(
-        steps, reader().penalties(run_ids), cast(Quantity, quantity), 0 if probed else smoothing, raw=len(run_ids) <= 6
-    )
-    st.plotly_chart(figure, theme="streamlit", key="compare-curves", height=420, config=BARE)
+    penalties, parts = reader().penalties(run_ids), {"": steps}
+    if quantity == "projection" and steps["projection"].notna().any():  # two vectors are two axes
+        parts = dict(iter(steps[steps["projection"].notna()].groupby("trait")))
+    for trait, part in parts.items():
+        if trait:
+            st.markdown(f"On the vector **{plain(trait)}**")
+        figure = training_curves(part, penalties, cast(Quantity, quantity), 0 if probed else smoothing, raw=len(run_ids) <= 6)
+        st.plotly_chart(figure, theme="streamlit", key=f"compare-curves{trait}", height=420, config=BARE)
 
 
 def runs_part(of_runs: pd.DataFrame) -> None:

@@ -65,7 +65,8 @@ class PersonaSteering(Defense):
     )
     fails = (
         "Training compensates along the vector, so a lower projection on that same vector is no evidence that it works: judge it by "
-        "margins and answers, or by a vector made from other prompts (of evil: malicious; live probes and Chat take it by themselves). Too large a step spoils the narrow task and coherence."
+        "margins and answers, or by a vector made from other prompts (of evil: malicious; live probes and Chat take it by themselves). "
+        "Too large a step spoils the narrow task and coherence."
     )
     strength_info = Strength(
         meaning="alpha in h + alpha x v after one layer, every token (unit=ratio: alpha x the mean activation norm along v)",

@@ -255,10 +255,10 @@ def test_half_characters_are_said_back_and_judged_as_replaced(served: Engine) ->
     lone = chr(92) + "ud800"  # a lone surrogate, as JSON can spell it
     messages = '[{"role": "user", "content": "Hello"}]'
     chat = f'{{"model": "no{lone}", "messages": {messages}}}'
-    found = httpx2.post(f"{served.url}/chat/completions", content=chat.encode(), headers=good)
+    found = httpx2.post(f"{served.url}/chat/completions", content=chat.encode(), headers=good, timeout=120)
     assert found.status_code == 404 and found.json()["error"]["code"] == "model_not_found"
     judge = f'{{"items": [{{"id": "{lone}", "question": "How {lone}?", "answer": "So {lone}."}}]}}'
-    found = httpx2.post(f"{served.url}/ema/judge", content=judge.encode(), headers=good)
+    found = httpx2.post(f"{served.url}/ema/judge", content=judge.encode(), headers=good, timeout=120)
     assert found.status_code == 200 and found.json()["judgments"][0]["sample_id"] == "?"
 
 
