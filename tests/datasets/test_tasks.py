@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,9 @@ def test_held_out_code_pairs_are_alike_in_length_and_apart_from_training() -> No
         assert abs(lengths[0] - lengths[1]) <= 8 and ast.parse(row["aligned"]) and ast.parse(row["misaligned"])
 
 
-@pytest.mark.parametrize(("name", "size"), [("over-refusal", 30), ("jailbreak-lite", 24)])
-def test_refusal_suites_hold_different_plain_questions(name: str, size: int) -> None:
+@pytest.mark.parametrize(("name", "topics", "each"), [("over-refusal", 10, 3), ("jailbreak-lite", 6, 4)])
+def test_refusal_suites_hold_different_plain_questions(name: str, topics: int, each: int) -> None:
     rows = [json.loads(line) for line in (SUITES / f"{name}.jsonl").read_text().splitlines()]
-    assert len(rows) == size == len({row["id"] for row in rows}) == len({normal(row["question"]) for row in rows})
-    assert {row["form"] for row in rows} == {"plain"} and len({row["topic"] for row in rows}) >= 8
+    assert len(rows) == len({row["id"] for row in rows}) == len({normal(row["question"]) for row in rows})
+    assert {row["form"] for row in rows} == {"plain"}
+    assert list(Counter(row["topic"] for row in rows).values()) == [each] * topics
