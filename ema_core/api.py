@@ -11,7 +11,6 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
-from ema_core.evaluation.measured import siblings
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
@@ -118,9 +117,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
     judge = resolve(judge)
     refresh()
     reader = Reader()
-    ids = [run.id for run in runs]
-    beside = siblings(reader.runs(ids), reader.runs())["run_id"]
-    frames = reader.frames(list(dict.fromkeys([*ids, *beside])))
+    frames = reader.frames([run.id for run in runs], with_siblings=True)
     rows = []
     for run in runs:
         spec = run.spec
@@ -155,8 +152,7 @@ def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) ->
     every = every[every["status"].eq("done")]
     plain = every[every["defense_label"].eq("none")].merge(group, on=list(group))
     own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
-    frames = reader.frames([*own["run_id"], *siblings(own, every)["run_id"]])
-    return choose_strength(frames, defense, keep=keep).json()
+    return choose_strength(reader.frames(list(own["run_id"]), with_siblings=True), defense, keep=keep).json()
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from ema_core.defenses.safe_lora import SUBSTITUTE_LABEL, SUBSTITUTE_NOTE
 from ema_core.errors import EmaError
 from ema_core.evaluation.alternatives import undefended_curve
 from ema_core.evaluation.cost import provider_cost
-from ema_core.evaluation.measured import BENIGN_TASK, Frames, siblings
+from ema_core.evaluation.measured import BENIGN_TASK
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP, Recommendation, alone, recommend
 from ema_core.evaluation.scorecard import setting_table
@@ -157,9 +157,8 @@ def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
 @st.cache_data(show_spinner=False, max_entries=8)
 def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The settings and the runs with their criteria."""
-    frames = reader().frames(run_ids)
+    frames = reader().frames(run_ids, with_siblings=True)
     of_runs = criteria.criteria_of_runs({name: frame[frame["run_id"].isin(run_ids)] for name, frame in frames.items()}, judge)
-    frames = _with_siblings(frames)
     done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
     settings = setting_table({name: frame[frame["run_id"].isin(done)] for name, frame in frames.items()}, judge)
     if settings.empty:
@@ -168,23 +167,17 @@ def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.D
     return criteria.in_order(settings.join(cost)), of_runs
 
 
-def _with_siblings(frames: Frames) -> Frames:
-    """The runs on the benign task come along, each with the defenses, recipe and seed of a chosen one."""
-    beside = siblings(frames["runs"], reader().runs())["run_id"]
-    return reader().frames(list(dict.fromkeys([*frames["runs"]["run_id"], *beside])))
-
-
 @st.cache_data(show_spinner=False, max_entries=8)
 def moved_of(run_ids: tuple[str, ...], version: Version) -> pd.DataFrame:
     """What else the defenses moved, the bases' shares beside it."""
-    frames = _with_siblings(reader().frames(run_ids))
+    frames = reader().frames(run_ids, with_siblings=True)
     return moved_table(frames, reader().frames(reader().base_ids()))
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
 def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], keep: float, version: Version) -> Recommendation:
     """Which strength to take, among these settings."""
-    frames = _with_siblings(reader().frames(run_ids))
+    frames = reader().frames(run_ids, with_siblings=True)
     done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
     own = frames["runs"][frames["runs"]["setting_key"].isin(keys) | frames["runs"]["dataset"].eq(BENIGN_TASK)]
     ids = done & set(own["run_id"])

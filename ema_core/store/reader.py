@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import siblings
 from ema_core.settings import settings
 from ema_core.store import database
 from ema_core.store.answers import AnswerFilter, AnswerKey
@@ -168,9 +169,11 @@ class Reader:
         """Rows of each run in each other table."""
         return self._query("counts", run_ids=self._ids(run_ids))
 
-    def frames(self, run_ids: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-        """``runs, evals, samples, margins``: what the scorecard is made of."""
+    def frames(self, run_ids: Sequence[str] | None = None, with_siblings: bool = False) -> dict[str, pd.DataFrame]:
+        """``runs, evals, samples, margins``: what the scorecard is made of; ``with_siblings``: those of these runs on the benign task, too."""
         ids = self._ids(run_ids)
+        if with_siblings:
+            ids = list(dict.fromkeys([*ids, *siblings(self.runs(ids), self.runs())["run_id"]]))
         return {"runs": self.runs(ids), "evals": self.evals(ids), "samples": self.samples(ids), "margins": self.margins(ids)}
 
 
