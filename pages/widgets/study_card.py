@@ -92,7 +92,7 @@ def _start(study_id: str, retry: bool) -> None:
 def _cells(study: StudyStatus) -> None:
     table = pd.DataFrame([_row(cell) for cell in study.cells])
     table = table.drop(columns=[name for name in ("Task", "Data set", "Model") if table[name].nunique() == 1])  # said in the file
-    table = table if table["Why"].any() else table.drop(columns="Why")
+    table = table.drop(columns=[name for name in ("Doing", "Why") if not table[name].any()])
     st.dataframe(
         table, hide_index=True, key="study-cells", height=min(35 * len(table) + 38, 560), placeholder="",
         column_config={
@@ -101,7 +101,7 @@ def _cells(study: StudyStatus) -> None:
             "Defense": st.column_config.TextColumn("Defense", width=190),
             "Seed": st.column_config.NumberColumn("Seed", width=50),
             "Curves": st.column_config.LinkColumn("Curves", display_text="curves", width=70),
-            "Doing": st.column_config.TextColumn("Doing", width=190),
+            "Doing": st.column_config.TextColumn("Doing", width=260),
             "Why": st.column_config.TextColumn("Why", width=320),
         },
     )  # fmt: skip
