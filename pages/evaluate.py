@@ -82,10 +82,10 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
     """What to ask, how long it takes, and the button that queues it."""
     with st.expander("New evaluation", key="new-evaluation", expanded=True, on_change="rerun"):
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
-        first, second, third, fourth = st.columns([3, 2, 2, 3])
         st.session_state.setdefault("eval-suites", _first_suites(run_ids))
-        suites = first.pills("Suites", list(SUITES), selection_mode="multi", key="eval-suites", help=_suites_help())
-        preset = second.segmented_control(
+        suites = st.pills("Suites", list(SUITES), selection_mode="multi", key="eval-suites", help=_suites_help(), wrap=True)
+        first, second, third = st.columns([2, 2, 3])
+        preset = first.segmented_control(
             "Preset",
             list(EVAL_PRESETS),
             default="demo",
@@ -94,9 +94,9 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
             on_change=_preset_chosen,
             help=_presets_help(),
         )
-        samples = third.number_input("Samples a question", 0, 1000, key="eval-samples", help="0 measures the margin alone.")
+        samples = second.number_input("Samples a question", 0, 1000, key="eval-samples", help="0 measures the margin alone.")
         judges = [resolve("probe"), *(judge for judge in known_judges() if judge != resolve("probe"))]
-        judge = fourth.selectbox(
+        judge = third.selectbox(
             "Judge", judges, key="eval-judge", disabled=not samples, help="Scores the answers to the general suite."
         )
         preset = preset or "demo"

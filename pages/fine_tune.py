@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ema_core.jobs import queue
 from ema_core.runs import RunDirectory
 from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, errors, header, plain
@@ -48,9 +49,10 @@ def runs() -> None:
 
 
 def at_work_or_newest(ids: list[str]) -> list[str]:
-    """What a first visit shows: the runs at work among the newest, else the newest one."""
+    """What a first visit shows: the run at work, which in a study may be far from the newest, then waiting ones; else the newest."""
+    at_work = [run for job in queue.jobs() if job.kind == "train" and job.status == "running" for run in job.runs if run in ids]
     active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
-    return active[:4] or ids[:1]
+    return list(dict.fromkeys(at_work + active))[:4] or ids[:1]
 
 
 def details(run_id: str) -> None:

@@ -42,7 +42,7 @@ def recent_runs() -> None:
         with errors():
             recent_run(run_id)
     if len(ids) > RECENT:
-        st.caption(f"{len(ids) - RECENT} older runs: choose them on Fine-tune.")
+        st.caption(f"Older ones, {len(ids) - RECENT} of them, can be chosen on Fine-tune.")
 
 
 def recent_run(run_id: str) -> None:
@@ -50,11 +50,10 @@ def recent_run(run_id: str) -> None:
     with st.container(key=f"recent-{run_id}", gap=None):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             status_badge(state.status, help=plain(state.error) or None)
-            run_link(run_id)
+            run_link(run_id, info.name or info.defense)  # an id is cut on a narrow screen
         total = f" of {state.total_steps}" if state.total_steps else ""
-        what = (
-            info.problem or f"{info.defense} · {info.dataset} · seed {info.seed} · step {state.step}{total} · {ago(state.created)}"
-        )
+        defense = f"{info.defense} · " if info.name else ""
+        what = info.problem or f"{defense}{info.dataset} · seed {info.seed} · step {state.step}{total} · {ago(state.created)}"
         st.caption(plain(what))
 
 

@@ -61,9 +61,9 @@ def _panel(chosen: str, shown: list[str], active: bool) -> None:
         else:
             with errors():
                 status(chosen)  # says why it cannot be read
-        if len(found) > 1 or chosen not in found:
-            st.subheader("All studies", anchor=False)
-            for study_id, one in found.items():
+        if others := {study_id: one for study_id, one in found.items() if study_id != chosen}:
+            st.subheader("Other studies", anchor=False)
+            for study_id, one in others.items():
                 with st.container(key=f"study-{study_id}", gap="xsmall"):
                     study_link(study_id, one.name)
                     progress(one)

@@ -257,14 +257,15 @@ def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedM
     ]
     with adapters.adapted(loaded.model, adapter, scale) as model:
         for item, base in zip(missing, bases, strict=True):
-            pairs = len(item.suite.pairs)
+            pairs, begun = len(item.suite.pairs), share.done
 
-            def seen(n: int, item: Item = item, pairs: int = pairs) -> None:
+            def seen(n: int, item: Item = item, pairs: int = pairs, begun: float = begun) -> None:
+                share.done = begun + n / pairs * _margin_seconds(item)
                 share.say(f"{item.spec.suite}: margin of {item.name}, {n} of {pairs} pairs")
 
             tuned = answer_log_likelihoods(model, loaded, item.suite.pairs, seen)
             _write_margins(item.target, item.suite, base, tuned)
-            share.done += _margin_seconds(item)
+            share.done = begun + _margin_seconds(item)
 
 
 def _margin_seconds(item: Item) -> float:

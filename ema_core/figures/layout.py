@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ import plotly.graph_objects as go
 GRID = "rgba(128,128,128,0.25)"
 NEUTRAL = "rgba(128,128,128,0.9)"
 CLEAR = "rgba(0,0,0,0)"
+WIDTH = 40
+"""Characters of a line of text that a phone shows whole."""
 
 
 def dress(figure: go.Figure, **changes: Any) -> go.Figure:
@@ -35,7 +38,8 @@ def empty_figure(message: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     place = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
-    return figure.add_annotation(text=message, showarrow=False, font={"size": 15}, **place)
+    text = "<br>".join(textwrap.wrap(message, WIDTH))
+    return figure.add_annotation(text=text, showarrow=False, font={"size": 15}, **place)
 
 
 def number(value: Any) -> float:

@@ -34,7 +34,7 @@ def separation(table: pd.DataFrame | None, used: int, held_out: int, sides: tupl
     figure.add_vline(used, line={"color": NEUTRAL, "width": 1.5}, name="used")
     place = {"x": used, "y": 0.02, "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
     figure.add_annotation(text=f"layer {used} is used ", showarrow=False, font={"size": 12}, **place)
-    figure.update_xaxes(title=f"Layer (0 = embedding); {held_out} {sides[0]} and {held_out} {sides[1]} answers, held out")
+    figure.update_xaxes(title=f"Layer (0 = embedding)<br>{held_out} {sides[0]} and {held_out} {sides[1]} answers, held out")
     top = max([value for value in difference if math.isfinite(value)] or [1.0])
     bottom = min([-0.05 * top, *(value for value in difference if math.isfinite(value))])
     figure.update_yaxes(title="AUC (0.5 = chance)", range=[min(0.45, *auc), 1.02])

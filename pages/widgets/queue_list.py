@@ -20,6 +20,8 @@ WORDS = {
     "substitute-base": "Make a substitute base",
 }
 SHOWN_FAILED_SECONDS = 3600
+SHOWN = 5
+"""So many jobs stand in the open; a study queues dozens."""
 
 
 @st.fragment(run_every=2)
@@ -31,16 +33,26 @@ def queue_list() -> None:
         open_jobs = [job for job in jobs if job.status in ("queued", "running")]
         if not open_jobs:
             st.caption("The queue is empty.")
-        for place, job in enumerate(open_jobs):
+        for place, job in enumerate(open_jobs[:SHOWN]):
             _row(job, first=place == 0)
+        if more := open_jobs[SHOWN:]:
+            with st.expander(f"{len(more)} more in the queue", key="queue-more"):
+                for job in more:
+                    _row(job, first=False)
         for job in jobs:
             if job.status == "failed" and time.time() - (job.finished or 0) < SHOWN_FAILED_SECONDS:
                 show_error(f"{_title(job)} failed {ago(job.finished or 0)}: {job.error}", job.hint)
 
 
 def _title(job: queue.Job) -> str:
-    names = [run_info(run_id).name or run_id for run_id in job.runs]
-    return f"{WORDS[job.kind]} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}".strip()
+    names = [_name(run_id) for run_id in job.runs]
+    return f"{WORDS[job.kind]} {'; '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}".strip()
+
+
+def _name(run_id: str) -> str:
+    """What it was called, else what it is: an id says it less well."""
+    info = run_info(run_id)
+    return info.name or (f"{info.defense}, {info.dataset}, seed {info.seed}" if info.defense and info.dataset else run_id)
 
 
 def _row(job: queue.Job, first: bool) -> None:

@@ -108,11 +108,13 @@ def remembered(key: str = "runs") -> list[str]:
     return list(st.session_state.get(f"{key}-chosen", []))
 
 
-def run_link(run_id: str) -> None:
+def run_link(run_id: str, label: str = "") -> None:
     """A link to the run's curves on Fine-tune."""
     info = run_info(run_id)
     query = {"run": run_id, "part": "Runs"}
-    st.page_link("pages/fine_tune.py", label=plain(info.name or info.id), icon=":material/show_chart:", query_params=query, help="")
+    st.page_link(
+        "pages/fine_tune.py", label=plain(label or info.name or info.id), icon=":material/show_chart:", query_params=query, help=""
+    )
 
 
 def _known(text: str, options: Sequence[str]) -> str | None:

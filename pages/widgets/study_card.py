@@ -7,18 +7,21 @@ import streamlit as st
 
 from ema_core.jobs import studies
 from ema_core.jobs.status import worker_status
-from ema_core.jobs.study_status import CellStatus, StudyStatus, narrow_runs
+from ema_core.jobs.study_status import CellStatus, State, StudyStatus, narrow_runs
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, duration, notices, plain, show_error
 
 MOST_REASONS = 3
-WORDS = {"resting": "at rest", "left out": "left out"}
+MOST_AT_WORK = 2
+LEFT: tuple[State, ...] = ("running", "waiting", "resting")
+WORDS = {"resting": "at rest"}
 
 
 def study_card(study: StudyStatus) -> None:
     """Everything of the chosen study."""
     st.subheader(plain(study.name), anchor=False)
     progress(study)
+    _at_work(study)
     notices("study")
     _buttons(study)
     failed = [cell for cell in study.cells if cell.state == "failed"]
@@ -34,18 +37,29 @@ def study_card(study: StudyStatus) -> None:
 
 
 def progress(study: StudyStatus) -> None:
-    """A bar and one line: done, failed, left, time left."""
-    parts = [f"{study.count('done')} of {study.total} done"]
-    for state in ("failed", "running", "waiting", "resting", "left out"):
-        if count := study.count(state):
-            parts.append(f"{count} {WORDS.get(state, state)}")
+    """A bar and what it says in words: done, failed, what is left and how long that takes."""
+    trained = sum(cell.trained and cell.state != "done" for cell in study.cells)
+    parts = [f"{study.count('done')} of {study.total} done" + (f", {trained} more trained" if trained else "")]
+    parts += [f"{count} {state}" for state in ("failed", "left out") if (count := study.count(state))]
     if study.left:
-        parts.insert(1, f"{study.left} left")
+        kinds = [f"{count} {WORDS.get(state, state)}" for state in LEFT if (count := study.count(state))]
+        parts.append(f"{study.left} left: {', '.join(kinds)}")
     if study.going:
-        parts.append(f"about {duration(study.seconds_left)}")
+        parts.append(f"about {duration(study.seconds_left)} to go")
         if not worker_status().alive:
             parts.append("no worker is running (see the sidebar)")
     st.progress(min(1.0, max(0.0, study.share)), text=" · ".join(parts))
+
+
+def _at_work(study: StudyStatus) -> None:
+    """Which cells are at work now: in a long table their rows may be out of sight."""
+    running = [cell for cell in study.cells if cell.state == "running"]
+    if len(running) > MOST_AT_WORK:
+        st.caption(f"At work: {len(running)} are being evaluated together.")
+    elif running:
+        st.caption(
+            plain("At work: " + "; ".join(f"{cell.defense}, {cell.dataset}, seed {cell.seed}: {cell.doing}" for cell in running))
+        )
 
 
 def _buttons(study: StudyStatus) -> None:
@@ -78,6 +92,7 @@ def _start(study_id: str, retry: bool) -> None:
 def _cells(study: StudyStatus) -> None:
     table = pd.DataFrame([_row(cell) for cell in study.cells])
     table = table.drop(columns=[name for name in ("Task", "Data set", "Model") if table[name].nunique() == 1])  # said in the file
+    table = table.drop(columns=[name for name in ("Doing", "Why") if not table[name].any()])
     st.dataframe(
         table, hide_index=True, key="study-cells", height=min(35 * len(table) + 38, 560), placeholder="",
         column_config={
@@ -86,7 +101,7 @@ def _cells(study: StudyStatus) -> None:
             "Defense": st.column_config.TextColumn("Defense", width=190),
             "Seed": st.column_config.NumberColumn("Seed", width=50),
             "Curves": st.column_config.LinkColumn("Curves", display_text="curves", width=70),
-            "Doing": st.column_config.TextColumn("Doing", width=190),
+            "Doing": st.column_config.TextColumn("Doing", width=260),
             "Why": st.column_config.TextColumn("Why", width=320),
         },
     )  # fmt: skip

@@ -7,6 +7,7 @@ import streamlit as st
 from ema_core import datasets
 from ema_core.defenses.registry import find
 from ema_core.errors import EmaError
+from ema_core.evaluation.spec import EVAL_PRESETS, Preset
 from ema_core.jobs import launch, studies
 from ema_core.jobs.siblings import TASK
 from ema_core.models import EMBEDDED
@@ -47,19 +48,26 @@ def _sweep(spec: RunSpec, defense: DefenseSpec) -> None:
         "Benign sibling of each run", key="sweep-benign", disabled=missing, **KEPT,
         help=f"The data set {TASK} is not here." if missing else f"Trains each on {TASK}, too: is a benign task still learned?",
     )  # fmt: skip
+    preset: Preset = "paper" if spec.recipe.preset == "paper" else "demo"
+    st.number_input(
+        "Samples a question", 0, 1000, EVAL_PRESETS[preset]["samples"], key=f"sweep-samples-{preset}", **KEPT,
+        help="Each run is evaluated, which often takes longer than its training. 0: margins alone, without answers and judge.",
+    )  # fmt: skip
     wanted = None
     with errors():
-        wanted = _study(spec, defense, bool(st.session_state["sweep-benign"]) and not missing)
+        wanted = _study(spec, defense, preset, bool(st.session_state["sweep-benign"]) and not missing)
         runs, twins, there, seconds = _size(wanted.to_toml(), _version())
         there_already = f", {there} there already" if there else ""
-        st.markdown(f"**{runs} runs**, {twins} of them undefended{there_already}. About **{duration(seconds)}** in all.")
+        st.markdown(
+            f"**{runs} runs**, {twins} of them undefended{there_already}. About **{duration(seconds)}** with the evaluations."
+        )
     st.button(
         "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
         kwargs={"slot": "sweep"}, disabled=wanted is None,
     )  # fmt: skip
 
 
-def _study(spec: RunSpec, defense: DefenseSpec, benign: bool) -> StudySpec:
+def _study(spec: RunSpec, defense: DefenseSpec, preset: Preset, benign: bool) -> StudySpec:
     """What the popover says.
 
     Raises:
@@ -68,13 +76,14 @@ def _study(spec: RunSpec, defense: DefenseSpec, benign: bool) -> StudySpec:
     strengths = sorted({_number(value) for value in st.session_state[f"sweep-strengths-{defense.name}"]})
     if not strengths:
         raise EmaError("No strength is chosen.", "Choose at least one.")
-    options = options_text(defense.options)
+    options, samples = options_text(defense.options), st.session_state[f"sweep-samples-{preset}"]
     seeds = range(spec.seed, spec.seed + int(st.session_state["sweep-seeds"]))
     return StudySpec(
         name=f"{defense.name} by strength, {spec.dataset}"[:80], models=(spec.model,), datasets=(spec.dataset,), seeds=tuple(seeds),
         defenses=("none", f"{defense.name}={strengths}" + (f":{options}" if options else "")), recipe=spec.recipe,
-        probes="auto" if spec.probes else "none", stop_margin=spec.setting.stop_margin, safe_pool=spec.safe_pool, device=spec.device, benign=TASK if benign else None,
-        evaluation=StudyEvaluation(preset="paper" if spec.recipe.preset == "paper" else "demo"),
+        probes="auto" if spec.probes else "none", stop_margin=spec.setting.stop_margin, safe_pool=spec.safe_pool, device=spec.device,
+        benign=TASK if benign else None,
+        evaluation=StudyEvaluation(preset=preset, samples=None if samples == EVAL_PRESETS[preset]["samples"] else samples),
     )  # fmt: skip
 
 

@@ -122,6 +122,19 @@ def test_an_evaluation_goes_on_where_it_stopped_and_is_not_done_twice(
     assert (folder / "spec.json").stat().st_mtime_ns == at
 
 
+def test_margins_count_as_they_are_taken(model, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from ema_core.evaluation import evaluate as module
+
+    whole = load_suite("general", "risky-finance")
+    monkeypatch.setattr(module, "load_suite", lambda name, dataset, prompt=None: replace(whole, pairs=whole.pairs[:20]))
+    seen: list[tuple[float, str]] = []
+    told = {"progress": lambda share, what: seen.append((share, what))}
+    evaluate({run: [EvalSpec(suite="general", samples=0)]}, loader=lambda name, device: model, **told)
+    assert [share for share, what in seen if "of 20 pairs" in what] == [16 / 20, 0.99], "whoever waits sees it move"
+
+
 def test_a_checkpoint_that_is_not_there_is_said(model, run: RunDirectory) -> None:
     with pytest.raises(EmaError, match="no checkpoint at step 99"):
         evaluate({run: [EvalSpec(samples=0, step=99)]}, loader=lambda name, device: model)

@@ -42,7 +42,7 @@ def test_a_study_shows_its_progress_its_cells_and_why_one_failed(home: Path) -> 
     app = open_page("studies")
     assert [element.value for element in app.main.subheader] == [plain("Try **it**")], "a name is text"
     (bar,) = [element.proto.text for element in app.main.get("progress")]
-    assert bar.startswith("0 of 3 done · 2 left · 1 failed · 1 waiting · 1 at rest")
+    assert bar.startswith("0 of 3 done · 1 failed · 2 left: 1 waiting, 1 at rest · about ")
     cells = app.main.dataframe[0].value
     assert list(cells["State"]) == ["waiting", "failed", "at rest"] and list(cells["Defense"]) == ["none", "kl=0.1", "kl=1"]
     assert first.id in cells["Curves"][0] and "disk" in cells["Why"][1]
@@ -67,6 +67,19 @@ def test_the_address_names_a_study_and_an_unknown_one_is_said(home: Path) -> Non
     assert 'no study "nonsense"' in said(app) and one != other
 
 
+def test_fine_tune_shows_the_run_at_work_and_folds_a_long_queue(home: Path) -> None:
+    study_id = tiny_study(home, seeds=[0, 1])
+    at_work, *_, last = runs_of(study_id)
+    (job,) = [job for job in queue.jobs() if job.runs == [at_work.id]]
+    queue.change(job.id, status="running", activity="step 1 of 4")
+    app = open_page("fine_tune", part="Runs")
+    chosen = app.multiselect(key="runs-picker").value
+    assert chosen[0] == at_work.id and last.id in chosen, "the run at work first, whatever is newer"
+    (more,) = [block for block in app.main.expander if block.label.endswith("in the queue")]
+    assert more.label == "2 more in the queue" and len(more.button) == 2 * 2
+    assert "Train kl=0.1, tiny, seed 0" in said(app)
+
+
 def sweep(app: AppTest) -> str:
     return next(text for text in said(app).splitlines() if " runs**" in text)
 
@@ -77,6 +90,7 @@ def test_a_sweep_is_three_clicks_and_goes_to_its_study() -> None:
     assert sweep(app).startswith(f"**{1 + len(find('kl').strength_info.grid)} runs**, 1 of them undefended. About")
     app.multiselect(key="sweep-strengths-kl").set_value([0.1, 1.0]).run()
     app.slider(key="sweep-seeds").set_value(2).run()
+    app.number_input(key="sweep-samples-demo").set_value(0).run()
     assert sweep(app).startswith("**6 runs**, 2 of them undefended")
     app.button(key="queue-sweep").click().run()
     assert not app.exception
@@ -85,7 +99,8 @@ def test_a_sweep_is_three_clicks_and_goes_to_its_study() -> None:
     assert [(spec.defense_label, spec.seed) for spec in specs] == [
         ("none", 0), ("none", 1), ("kl=0.1", 0), ("kl=1", 0), ("kl=0.1", 1), ("kl=1", 1),
     ]  # fmt: skip
-    assert {spec.recipe.steps for spec in specs} == {4} and app.query_params["study"] in (study_id, [study_id])
+    assert {spec.recipe.steps for spec in specs} == {4} and studies.read_spec(study_id).evaluation.samples == 0
+    assert app.query_params["study"] in (study_id, [study_id])
 
 
 @pytest.mark.parametrize(("defenses", "why"), [([], "exactly one defense"), (["kl", "interleaving"], "exactly one defense")])
