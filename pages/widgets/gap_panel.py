@@ -10,11 +10,12 @@ from ema_core.defenses.base import Asset
 from ema_core.defenses.interleaving_plus import scores_asset
 from ema_core.defenses.registry import missing
 from ema_core.figures import gap_scatter
-from ema_core.jobs import launch, queue
+from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
 from ema_core.models import CATALOG, EMBEDDED
 from ema_core.training.estimate import asset_seconds
-from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error
+from pages.widgets.asset_jobs import chosen, progress
+from pages.widgets.chrome import act, ago, duration, errors, notices, plain
 
 LEAD = """Interleaving+ chooses the safe examples that models made misaligned on purpose find **least likely**, compared with the \
 aligned model: score = (mean loss of the ensemble − loss of the aligned model) / (loss of the aligned model + 1 nat). The ensemble \
@@ -31,7 +32,7 @@ def gap_panel() -> None:
         st.info("No gap scores yet. Choose what will be trained on, and score a pool for it.", icon=":material/info:")
     with st.expander("Score a pool", expanded=not known, icon=":material/calculate:"), errors():
         _form()
-    _progress(_under_way())
+    progress("gap", lambda job: f"{job.payload['pool']} for {job.payload['domain']}", "Scoring failed")
     if known:
         with errors():
             _scores(known)
@@ -73,43 +74,9 @@ def _why_not(todo: list[Asset]) -> str:
     return next((f"{asset.title} cannot be made. {asset.hint}" for asset in todo if asset.job is None), "")
 
 
-def _under_way() -> list[str]:
-    return [job.id for job in queue.jobs() if job.kind == "gap" and job.status in ("queued", "running")]
-
-
-@st.fragment(run_every=2)
-def _progress(before: list[str]) -> None:
-    """Jobs that score a pool; the page shows what came of them as soon as one has ended."""
-    with errors():
-        if _under_way() != before:
-            st.rerun()
-        for job_id in before:
-            job = queue.get(job_id)
-            what = f"{job.payload['pool']} for {job.payload['domain']}"
-            first = [one for one in map(queue.found, job.after) if one is not None and one.status in ("queued", "running")]
-            if first:
-                now = first[0]
-                run = (now.runs or [now.kind])[0]
-                st.progress(now.share, text=f"{plain(what)}: first {plain(run)} · {plain(now.activity or now.status)}")
-            else:
-                st.progress(min(1.0, job.share), text=f"{plain(what)}: {plain(job.activity or 'waiting for the worker')}")
-            st.button("Cancel", key=f"gap-cancel-{job.id}", on_click=act, args=(queue.cancel, job.id), kwargs={"slot": "gap"})
-        failed = [job for job in queue.jobs() if job.kind == "gap" and job.status == "failed"]
-        if failed and not before:
-            last = failed[-1]
-            show_error(f"Scoring failed {ago(last.finished or 0)}: {last.error}", last.hint)
-
-
 def _scores(known: dict[str, gap.Card]) -> None:
-    wanted = st.query_params.get("scores")
-    if wanted and wanted not in known:
-        show_error(f'There are no gap scores "{wanted}".', "Those that are there can be chosen below.")
-    if st.session_state.get("gap-scores") not in known:
-        st.session_state["gap-scores"] = wanted if wanted in known else next(iter(known))
-    st.selectbox(
-        "Scores", list(known), key="gap-scores", format_func=lambda one: known[one].label, on_change=_to_address, width=640
-    )
-    card = known[st.session_state["gap-scores"]]
+    one = chosen("Scores", known, "scores", "gap-scores", lambda one: known[one].label, "There are no gap scores")
+    card = known[one]
     _card(card)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         count = st.number_input(
@@ -124,10 +91,6 @@ def _scores(known: dict[str, gap.Card]) -> None:
         "log-likelihood of the answer's tokens given the question, in nats a token; no judge, no sampling."
     )
     _read(rows, card)
-
-
-def _to_address() -> None:
-    st.query_params["scores"] = st.session_state["gap-scores"]
 
 
 def _card(card: gap.Card) -> None:

@@ -7,11 +7,12 @@ import streamlit as st
 
 from ema_core import personas
 from ema_core.figures import separation
-from ema_core.jobs import launch, queue
+from ema_core.jobs import launch
 from ema_core.jobs.persona import estimate_build
 from ema_core.jobs.status import worker_status
 from ema_core.models import CATALOG, EMBEDDED
-from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error
+from pages.widgets.asset_jobs import chosen, progress
+from pages.widgets.chrome import act, ago, duration, errors, notices, plain
 
 LEAD = """A persona vector is a direction in a model's hidden states along which a trait shows: the mean over answers with the \
 trait minus the mean over answers without it, layer by layer (Chen et al., arXiv 2507.21509). `persona-steering` adds it in \
@@ -30,7 +31,7 @@ def persona_panel() -> None:
         st.info("No persona vector yet. Choose a trait and build one; it takes some minutes.", icon=":material/info:")
     with st.expander("Build a vector", expanded=not known, icon=":material/build:"), errors():
         _form()
-    _progress(_under_way())
+    progress("persona", lambda job: f"{job.payload['trait']} of {job.payload['model']}", "Building failed")
     if known:
         with errors():
             _vector(known)
@@ -67,40 +68,11 @@ def _form() -> None:
     )  # fmt: skip
 
 
-def _under_way() -> list[str]:
-    return [job.id for job in queue.jobs() if job.kind == "persona" and job.status in ("queued", "running")]
-
-
-@st.fragment(run_every=2)
-def _progress(before: list[str]) -> None:
-    """Jobs that build a vector; the page shows what came of them as soon as one has ended."""
-    with errors():
-        if _under_way() != before:
-            st.rerun()
-        for job_id in before:
-            job = queue.get(job_id)
-            what = f"{job.payload['trait']} of {job.payload['model']}"
-            st.progress(min(1.0, job.share), text=f"{plain(what)}: {plain(job.activity or 'waiting for the worker')}")
-            st.button(
-                "Cancel", key=f"persona-cancel-{job.id}", on_click=act, args=(queue.cancel, job.id), kwargs={"slot": "persona"}
-            )
-        failed = [job for job in queue.jobs() if job.kind == "persona" and job.status == "failed"]
-        if failed and not before:
-            last = failed[-1]
-            show_error(f"Building failed {ago(last.finished or 0)}: {last.error}", last.hint)
-
-
 def _vector(known: dict[str, personas.Card]) -> None:
-    wanted = st.query_params.get("vector")
-    if wanted and wanted not in known:
-        show_error(f'There is no vector "{wanted}".', "Those that are there can be chosen below.")
-    if st.session_state.get("persona-vector") not in known:
-        st.session_state["persona-vector"] = wanted if wanted in known else next(iter(known))
-    st.selectbox(
-        "Vector", list(known), key="persona-vector", on_change=_to_address, width=640,
-        format_func=lambda one: f"{known[one].trait} · {known[one].model} · from {known[one].way}",
-    )  # fmt: skip
-    card = known[st.session_state["persona-vector"]]
+    def label(one: str) -> str:
+        return f"{known[one].trait} · {known[one].model} · from {known[one].way}"
+
+    card = known[chosen("Vector", known, "vector", "persona-vector", label, "There is no vector")]
     _card(card)
     rows = pd.DataFrame([row.model_dump() for row in card.separation])
     st.plotly_chart(
@@ -109,10 +81,6 @@ def _vector(known: dict[str, personas.Card]) -> None:
     )  # fmt: skip
     st.caption(NO_EVIDENCE)
     _read(card, rows)
-
-
-def _to_address() -> None:
-    st.query_params["vector"] = st.session_state["persona-vector"]
 
 
 def _card(card: personas.Card) -> None:
