@@ -175,7 +175,8 @@ def test_a_run_projects_the_matrices_of_lowest_cosine_and_says_how_much_they_shr
 
 def test_a_threshold_projects_what_is_below_it(aligned: Path, base: Path) -> None:
     expected = reference(trained(spec(aligned)), aligned, base)
-    tau = sorted(cos for _, cos in expected.values())[6]
+    cosines = sorted(cos for _, cos in expected.values())
+    tau = (cosines[5] + cosines[6]) / 2  # at a cosine itself rounding would decide
     run = trained(spec(aligned, safe_lora(tau, base=base, select="threshold")))
     assert report(run)["figures"]["matrices projected"] == 6
 
