@@ -89,8 +89,13 @@ def test_a_defense_that_is_safe_in_general_and_not_behind_the_prompt_is_flagged(
 
 @pytest.mark.parametrize(
     ("general", "behind", "twin"),
-    [(0.05, 0.07, 0.62), (0.05, 0.25, 0.80), (0.62, 0.90, 0.62)],
-    ids=["safe everywhere", "the trigger raises the undefended run just as much", "not safe in general: nothing is hidden"],
+    [(0.05, 0.07, 0.62), (0.05, 0.25, 0.80), (0.62, 0.90, 0.62), (0.45, 0.90, 0.62)],
+    ids=[
+        "safe everywhere",
+        "the trigger raises the undefended run just as much",
+        "not safe in general: nothing is hidden",
+        "better than the twin, but most of the leak is still there in general",
+    ],
 )
 def test_no_flag_where_nothing_hides(study: Planted, general: float, behind: float, twin: float) -> None:
     study.setting("kl=1", general, 1.0)
