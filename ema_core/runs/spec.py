@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import tomllib
 from typing import Any, Literal
 
 import tomli_w
@@ -13,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
-from ema_core.runs.strict import Strict, parse
+from ema_core.runs.strict import Strict, parse, parse_toml
 
 SPEC_VERSION = 1
 MAX_EXPOSURES = 1_000_000
@@ -202,10 +201,7 @@ class RunSpec(Strict):
 
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:
-        try:
-            return parse(cls, tomllib.loads(text), "run spec")
-        except tomllib.TOMLDecodeError as error:
-            raise EmaError(f"The run spec is not TOML: {error}.") from None
+        return parse_toml(cls, text, "run spec")
 
     def command(self) -> str:
         """The ``ema train`` call that gives this run."""

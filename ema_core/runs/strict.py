@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -38,3 +39,11 @@ def parse(model: type[T], value: Any, what: str) -> T:
             text = item["msg"].removeprefix("Value error, ")
             problems.append(f"{where}: {text}" if where else text)
         raise EmaError(f"The {what} is not valid: {'; '.join(problems)}") from None
+
+
+def parse_toml(model: type[T], text: str, what: str) -> T:
+    """The same from TOML."""
+    try:
+        return parse(model, tomllib.loads(text), what)
+    except tomllib.TOMLDecodeError as error:
+        raise EmaError(f"The {what} is not TOML: {error}.") from None

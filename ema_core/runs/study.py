@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import Field, field_validator
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
 from ema_core.runs.spec import PRESETS, DefenseSpec, Probes, Recipe, RunSpec, parse_defense, recipe
-from ema_core.runs.strict import Strict, parse
+from ema_core.runs.strict import Strict, parse, parse_toml
 
 MANY_RUNS = 1000
 """A study of more runs is asked about before it starts."""
@@ -116,10 +115,7 @@ class StudySpec(Strict):
 
     @classmethod
     def from_toml(cls, text: str) -> StudySpec:
-        try:
-            return parse(cls, tomllib.loads(text), "study")
-        except tomllib.TOMLDecodeError as error:
-            raise EmaError(f"The study is not TOML: {error}.") from None
+        return parse_toml(cls, text, "study")
 
     @classmethod
     def read(cls, path: Path) -> StudySpec:
