@@ -63,7 +63,8 @@ def criteria_table(result: dict[str, Any]) -> None:
         table(settings, list(settings[0]))
     if result["moved"]:
         typer.echo("\nWhat else moved; refusals by the refusal rule, right answers by exact match")
-        table([_moved_row(row) for row in result["moved"]], list(_moved_row(result["moved"][0])))
+        moved = [_moved_row(row) for row in result["moved"]]
+        table(moved, list(moved[0]))
     typer.echo(
         f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = more of the behaviour; "
         "brackets: 95 % intervals for questions like these"
