@@ -1,4 +1,4 @@
-"""``ema datasets list|add|check``, ``ema model list|fetch``, ``ema judge fit``, ``ema index``."""
+"""``ema datasets list|add|check``, ``ema model list|fetch``, ``ema index``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ema_core.errors import EmaError
 
 datasets_app = typer.Typer(no_args_is_help=True, help="The data sets that can be trained on.")
 model_app = typer.Typer(no_args_is_help=True, help="The models that can be tuned.")
-judge_app = typer.Typer(no_args_is_help=True, help="Judges.")
 index_app = typer.Typer()
 
 
@@ -146,21 +145,6 @@ def substitute_base(
         as_json,
         lambda: typer.echo(f"The substitute pair of {name} is in {folder} (hash of its weights {made['weights_hash']})."),
     )
-
-
-@command(judge_app, "fit")
-def fit_judge(
-    files: Annotated[list[Path], typer.Argument(help="Judged CSV files: response, question, question_id, aligned, coherent.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the head; without it nothing that is shipped is replaced.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Fit the probe judge on judged answers, cross-validated by whole questions."""
-    from ema_core.judging.fit import fit
-    from ema_core.settings import settings, writable
-
-    target = writable(out or settings().home / "judges" / "probe")
-    report = fit(files, progress=Bar(), out=target)
-    emit({"folder": str(target), **report.json()}, as_json, lambda: typer.echo(report.text()))
 
 
 @command(index_app, "index")
