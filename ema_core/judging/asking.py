@@ -7,9 +7,10 @@ import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ema_core.errors import EmaError
-from ema_core.judging.keys import hider, key_for, key_state
+from ema_core.judging.keys import OPENAI_HOST, OPENAI_KEY, hider, key_for, key_state
 from ema_core.judging.readout import MOST_SPREAD, Reading, digit_by_digit, from_logprobs, from_text, shown, whole_number
 from ema_core.judging.throttle import retry_after
 
@@ -195,7 +196,12 @@ class Asker:
 
 
 def server_of(url: str, model: str) -> Server:
+    """Raises:
+    EmaError: it is OpenAI's, and there is no key.
+    """
     key = key_for(url)
+    if key is None and urlsplit(url).hostname == OPENAI_HOST:
+        raise EmaError(f"There is no key for {OPENAI_HOST}.", f"Set {OPENAI_KEY} in the environment or in .streamlit/secrets.toml.")
     return Server(url, model, key.value if key else "")
 
 

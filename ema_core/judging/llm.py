@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ema_core.errors import EmaError
 from ema_core.generation.engine import Engine
 from ema_core.judging.asking import SECONDS, Server, server_of
 from ema_core.judging.judge_id import ENGINE, LlmJudgeId, parse
+from ema_core.judging.judgment import Item, Judgment, Progress, quiet
 from ema_core.judging.ledger import Ledger, reply_key
 from ema_core.judging.prices import FREE, Prices, prices_for
-from ema_core.judging.probe import Item
 from ema_core.judging.report import Estimate, Report
 from ema_core.judging.rubrics import Rubric, load_rubrics
-from ema_core.judging.session import CHARACTERS_A_TOKEN, OnDone, Progress, Session
+from ema_core.judging.session import CHARACTERS_A_TOKEN, OnDone, Session
 from ema_core.settings import settings
 
 AT_ONCE = 16
@@ -50,7 +51,8 @@ class LlmJudge:
                 f"No price is known for {self.name.model} at {self.name.server}, so a spending limit cannot be kept.",
                 "Give --price-in and --price-out, in US dollars for a million tokens, or no limit.",
             )
-        self.limit_usd, self.since, self.at_once, self.seconds = limit_usd, since, at_once, seconds
+        self.limit_usd, self.at_once, self.seconds = limit_usd, at_once, seconds
+        self.spent = 0.0 if since is None else Ledger(self.name).spent_since(since)
 
     def server(self) -> Server:
         """Where it is asked.
@@ -69,7 +71,7 @@ class LlmJudge:
         return Server(here.url, self.name.model, here.token)
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """What ``judge`` would ask, and what that costs and takes; nothing is asked."""
+        """What ``run`` would ask, and what that costs and takes; nothing is asked."""
         ledger = Ledger(self.name)
         seen: set[str] = set()
         characters, kept = 0, 0
@@ -89,8 +91,20 @@ class LlmJudge:
         price = self.prices.source if self.prices else "no price is known for this server; --price-in and --price-out give one"
         return Estimate(len(items), calls, kept, tokens_in, calls, usd, price, calls * SECONDS_A_CALL / self.at_once)
 
-    def judge(
-        self, items: Sequence[Item], on_done: OnDone = lambda done: None, *, progress: Progress = lambda share, what: None,
+    def judge(self, items: Sequence[Item], progress: Progress = quiet) -> list[Judgment]:
+        """A judgment for each item, in order.
+
+        Raises:
+            EmaError: as ``run``, or the spending limit was reached.
+        """
+        found: dict[int, Judgment] = {}
+        numbered = [(str(place), question, answer) for place, (_, question, answer) in enumerate(items)]
+        report = self.run(numbered, lambda done: found.update({int(one.sample_id): one for one in done}), progress=progress)
+        report.raise_if_stopped()
+        return [replace(found[place], sample_id=item[0]) for place, item in enumerate(items)]
+
+    def run(
+        self, items: Sequence[Item], on_done: OnDone = lambda done: None, *, progress: Progress = quiet,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Report:  # fmt: skip
         """Judge (sample id, question, answer); ``on_done`` gets judgments as they are made, those that failed among them.

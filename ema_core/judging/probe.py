@@ -13,7 +13,8 @@ import numpy as np
 from ema_core.errors import EmaError, nearest
 from ema_core.judging.features import Progress, answer_features, quiet
 from ema_core.judging.head import CARD, load_head, read_card
-from ema_core.judging.judgment import Judgment
+from ema_core.judging.judge_id import FORMS, complete, is_llm
+from ema_core.judging.judgment import Item, Judgment
 from ema_core.settings import DATA, settings
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 ALIAS = "probe"
 SHIPPED = DATA / "judges" / "probe"
-
-Item = tuple[str, str, str]
-"""Sample id, question, answer."""
 
 
 def known_judges() -> dict[str, Path]:
@@ -40,16 +38,18 @@ def known_judges() -> dict[str, Path]:
 
 
 def resolve(judge: str) -> str:
-    """The full id of a judge; ``probe`` stands for the shipped head. Torch-free.
+    """The full id of a judge that can be asked; ``probe`` stands for the shipped head, a language model's name is completed.
 
     Raises:
         EmaError: there is no such judge; the message has the nearest name.
     """
     if judge == ALIAS:
         return str(read_card(SHIPPED)["judge"])
+    if is_llm(judge):
+        return str(complete(judge))
     known = known_judges()
     if judge not in known:
-        raise EmaError(f'There is no judge "{judge}".', nearest(judge, [ALIAS, *known]))
+        raise EmaError(f'There is no judge "{judge}".', f"{nearest(judge, [ALIAS, *known])} A language model is {FORMS}.")
     return judge
 
 

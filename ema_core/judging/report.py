@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from ema_core.errors import EmaError
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -48,6 +50,16 @@ class Report:
     def json(self) -> dict[str, Any]:
         told = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
         return told | {"reasons": dict(self.reasons.most_common(20)), "seconds": round(self.seconds, 2)}
+
+    def raise_if_stopped(self) -> None:
+        """Raises:
+        EmaError: it ended before its end.
+        """
+        if self.stopped:
+            raise EmaError(
+                f"Judging ended early: {self.stopped}. {self.judged:,} of {self.answers:,} answers are judged and kept.",
+                "Start it again to go on; what was judged is not paid again.",
+            )
 
     def words(self) -> str:
         """``412 of 1,000 answers, 0.21 USD, 3 failed``."""

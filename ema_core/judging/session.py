@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ema_core.errors import EmaError
 from ema_core.judging.asking import Again, Asker, NotThisOne, Reply, Server
-from ema_core.judging.judgment import Judgment, Status
+from ema_core.judging.judgment import Item, Judgment, Progress, Status
 from ema_core.judging.ledger import Ledger
-from ema_core.judging.probe import Item
 from ema_core.judging.readout import Reading
 from ema_core.judging.report import Report
 from ema_core.judging.throttle import Throttle, backoff
@@ -26,7 +25,6 @@ MOST_FAILED_IN_A_ROW = 20
 LAST_REPLIES_SECONDS = 20.0
 CHARACTERS_A_TOKEN = 4.0
 
-Progress = Callable[[float, str], None]
 OnDone = Callable[[list[Judgment]], None]
 _CORE = ("aligned", "coherent")
 _WORST: tuple[Status, ...] = ("failed", "refused", "code", "unparsed", "scored")
@@ -41,7 +39,6 @@ class Session:
     ) -> None:  # fmt: skip
         self.judge, self.server, self.ledger, self.report = judge, server, ledger, report
         self.on_done, self.progress, self.interrupted = on_done, progress, interrupted
-        self.spent = ledger.spent_since(judge.since) if judge.since is not None else 0.0
         self.reserved = 0.0
         self.failed_in_a_row = 0
         self.error: EmaError | None = None
@@ -185,7 +182,7 @@ class Session:
 
     def _affordable(self, cost: float) -> bool:
         limit = self.judge.limit_usd
-        if limit is None or self.spent + self.reserved + cost <= limit:
+        if limit is None or self.judge.spent + self.reserved + cost <= limit:
             return True
         self._end(f"the spending limit of {limit:g} USD is reached")
         return False
@@ -207,7 +204,7 @@ class Session:
             "usd": usd if self.judge.prices else None, "model": reply.model,
         }  # fmt: skip
         self.ledger.add(key, line)
-        self.spent += usd
+        self.judge.spent += usd
         report.tokens_in += reply.tokens_in or 0
         report.tokens_out += reply.tokens_out or 0
         if report.usd is not None:
