@@ -10,7 +10,6 @@ import typer
 
 from ema_core.cli.output import Bar, Json, command, duration, emit, ends_on_signal
 from ema_core.errors import EmaError
-from ema_core.judging.report import dollars
 
 app = typer.Typer(no_args_is_help=True, help="Judges.")
 
@@ -55,6 +54,7 @@ def run_judge(
         float | None, typer.Option(min=0, help="US dollars for a million tokens in, where none or another is known.")
     ] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="The same for tokens out.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds to wait for a reply before it is asked again.")] = 60.0,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would take, and ask nothing.")] = False,
     queued: Annotated[bool, typer.Option("--queue", help="Leave it to the worker.")] = False,
     as_json: Json = False,
@@ -67,7 +67,7 @@ def run_judge(
     name = str(complete(judge, url, model, rubrics, repeat)) if llm else resolve(judge)
     if not llm and (rubrics or repeat > 1 or url or model):
         raise EmaError(f"{name} is a probe: it has no rubrics, server or repeats.", "Leave those out, or name a language model.")
-    asked = judging.Asked(tuple(dict.fromkeys(runs)), name, tuple(suite or ()), limit_usd, price_in, price_out)
+    asked = judging.Asked(tuple(dict.fromkeys(runs)), name, tuple(suite or ()), limit_usd, price_in, price_out, timeout)
     if estimate:
         found, before = judging.estimate(asked)
         told = {"judge": name, "before": before, **vars(found)}
@@ -112,6 +112,8 @@ def list_judges(as_json: Json = False) -> None:
 
 def estimate_text(told: dict[str, Any]) -> str:
     """What judging would take, in two lines."""
+    from ema_core.judging.report import dollars
+
     cost = (
         f"no cost in money is known ({told['price']})" if told["usd"] is None else f"about {dollars(told['usd'])} ({told['price']})"
     )

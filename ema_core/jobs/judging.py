@@ -14,6 +14,7 @@ from ema_core.evaluation.suites import KEPT, SUITES, why_not_judged
 from ema_core.files import append_lines, read_json, read_lines
 from ema_core.jobs import queue
 from ema_core.judging import Judgment, LlmJudge, ProbeJudge, is_llm, judgments_name, resolve
+from ema_core.judging.asking import SECONDS
 from ema_core.judging.judgment import Item, Progress, quiet
 from ema_core.judging.report import Estimate, Report
 from ema_core.runs import RunDirectory, answering_ids
@@ -50,6 +51,7 @@ class Asked:
     limit_usd: float | None = None
     price_in: float | None = None
     price_out: float | None = None
+    timeout: float = SECONDS
 
     def payload(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -156,7 +158,14 @@ def estimate(asked: Asked) -> tuple[Estimate, int]:
 
 
 def _llm(asked: Asked, since: float | None = None) -> LlmJudge:
-    return LlmJudge(asked.judge, price_in=asked.price_in, price_out=asked.price_out, limit_usd=asked.limit_usd, since=since)
+    return LlmJudge(
+        asked.judge,
+        price_in=asked.price_in,
+        price_out=asked.price_out,
+        limit_usd=asked.limit_usd,
+        since=since,
+        seconds=asked.timeout,
+    )
 
 
 def judge_answers(

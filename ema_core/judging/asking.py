@@ -137,7 +137,8 @@ class Asker:
         import openai
 
         assert self._client is not None
-        more: dict[str, Any] = {self._limit_name: tokens}
+        limit_name = self._limit_name
+        more: dict[str, Any] = {limit_name: tokens}
         if logprobs:
             more |= {"logprobs": True, "top_logprobs": MOST_SPREAD}
         try:
@@ -149,7 +150,9 @@ class Asker:
         except (TimeoutError, openai.APITimeoutError):
             raise Again(f"no reply within {self.seconds:g} s") from None
         except openai.APIStatusError as error:
-            self._status(error, logprobs)  # returns where the form of the question was at fault, which is another one now
+            self._status(
+                error, limit_name, logprobs
+            )  # returns where the form of the question was at fault, which is another one now
         except openai.APIConnectionError as error:
             raise Again(f"the connection failed or was cut ({self.hide(_cause(error))})") from None
         except EmaError:
@@ -160,7 +163,7 @@ class Asker:
             return _read(text)
         return await self._post(prompt, PARSED_TOKENS if self.parsed else tokens, logprobs and not self.parsed)
 
-    def _status(self, error: Any, logprobs: bool) -> None:
+    def _status(self, error: Any, limit_name: str, logprobs: bool) -> None:
         """What a refusal means. Returns only where it is worth asking at once in another form.
 
         Raises:
@@ -184,7 +187,7 @@ class Asker:
             raise Again(f"{code}: {said}", retry_after(error.response.headers)) from None
         if code in (400, 422):
             about = f"{getattr(error, 'param', '') or ''} {said}"
-            if "max_completion_tokens" in about and self._limit_name == "max_tokens":
+            if "max_completion_tokens" in about and limit_name == "max_tokens":
                 self._limit_name = "max_completion_tokens"
                 return
             if "logprobs" in about and logprobs:
