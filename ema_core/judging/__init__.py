@@ -15,8 +15,8 @@ from ema_core.judging.judgment import (
     is_refusal,
     judgments_name,
 )
-from ema_core.judging.llm import LlmJudge
-from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, resolve
+from ema_core.judging.llm import LlmJudge, open_judge
+from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, read_name, resolve
 from ema_core.judging.published import Summary, judged_folder, read_all, read_judged, summary
 
 __all__ = [
@@ -41,9 +41,11 @@ __all__ = [
     "judged_folder",
     "judgments_name",
     "known_judges",
+    "open_judge",
     "read_all",
     "read_card",
     "read_judged",
+    "read_name",
     "resolve",
     "summary",
 ]
