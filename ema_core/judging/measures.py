@@ -72,6 +72,12 @@ def agreement(judged: np.ndarray, labelled: np.ndarray) -> dict[str, float | Non
     }
 
 
+def cohen_kappa(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Agreement of two verdicts beyond chance; None where both say the same of every answer, so that chance alone agrees."""
+    chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
+    return None if chance == 1 else (float((one == other).mean()) - chance) / (1 - chance)
+
+
 def side_by_side(answers: pd.DataFrame, scores: np.ndarray, column: str) -> dict[str, dict[str, float]]:
     """Rates of the labels and of ``scores`` (answers x (aligned, coherent)) for each value of ``column``."""
     table = {}
