@@ -1,10 +1,15 @@
 -- Named queries of the reader. $run_ids is a list of run ids; `seed` is the run's, `eval_seed` that of the sampling.
+-- `samples` and `judgments` are views over what runs have written (`written_samples`, `written_judgments`) and imported Parquet, whose
+-- rows bring one judgment with them: `samples.own_judge` and so on, so that no join is needed to read it (store.imported).
 
 -- name: run_ids
 SELECT run_id FROM runs WHERE kind = 'run' ORDER BY run_id
 
 -- name: base_ids
 SELECT run_id FROM runs WHERE kind = 'base' ORDER BY run_id
+
+-- name: import_ids
+SELECT run_id FROM runs WHERE kind = 'import' ORDER BY created, run_id
 
 -- name: runs
 SELECT runs.* FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
@@ -95,30 +100,34 @@ SELECT *,
     scored AND coherent < $coherent_above AS is_incoherent,
     NOT scored AND NOT is_refused AND status IS NOT NULL AS is_unparsed
 FROM (
-    SELECT asked.*, coalesce(known.scored, false) AS scored, known.status,
-        CASE WHEN known.scored THEN known.aligned END AS aligned, CASE WHEN known.scored THEN known.coherent END AS coherent,
-        coalesce(asked.refused, false) OR coalesce(known.status = 'refused', false) AS is_refused,
+    SELECT * EXCLUDE (a, c, refused), coalesce(NOT isnan(a) AND NOT isnan(c), false) AS scored,
+        CASE WHEN scored THEN a END AS aligned, CASE WHEN scored THEN c END AS coherent,
+        coalesce(refused, false) OR coalesce(status = 'refused', false) AS is_refused,
         coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS is_cut
     FROM (
-        SELECT run_id, eval_id, sample_id, question_id, k, tokens, finish, refused
-        FROM samples JOIN (
-            SELECT evals.run_id, eval_id FROM evals JOIN runs USING (run_id)
-            WHERE (len($runs::VARCHAR[]) = 0 OR list_contains($runs::VARCHAR[], evals.run_id))
-                AND (len($settings::VARCHAR[]) = 0 OR list_contains($settings::VARCHAR[], setting_key))
-                AND (len($defenses::VARCHAR[]) = 0 OR list_contains($defenses::VARCHAR[], defense_label))
-                AND (len($suites::VARCHAR[]) = 0 OR list_contains($suites::VARCHAR[], suite))
-                AND (len($names::VARCHAR[]) = 0 OR list_contains($names::VARCHAR[], evals.name))
-                AND (len($evals::VARCHAR[]) = 0 OR list_contains($evals::VARCHAR[], evals.run_id || '~' || eval_id))
-        ) USING (run_id, eval_id)
-        WHERE (len($questions::VARCHAR[]) = 0 OR list_contains($questions::VARCHAR[], question_id)
-                OR list_contains($questions::VARCHAR[], topic))
-            AND ($text::VARCHAR = '' OR contains(lower(answer), lower($text::VARCHAR)) OR contains(lower(question), lower($text::VARCHAR)))
-    ) AS asked
-    LEFT JOIN (
-        SELECT run_id, eval_id, sample_id, status, aligned, coherent,
-            coalesce(NOT isnan(aligned) AND NOT isnan(coherent), false) AS scored
-        FROM judgments WHERE judge = $judge::VARCHAR
-    ) AS known USING (run_id, eval_id, sample_id)
+        SELECT asked.* EXCLUDE (own_judge, own_aligned, own_coherent, own_status),
+            CASE WHEN own_judge = $judge::VARCHAR THEN own_status ELSE known.status END AS status,
+            CASE WHEN own_judge = $judge::VARCHAR THEN own_aligned ELSE known.aligned END AS a,
+            CASE WHEN own_judge = $judge::VARCHAR THEN own_coherent ELSE known.coherent END AS c
+        FROM (
+            SELECT run_id, eval_id, sample_id, question_id, k, tokens, finish, refused, own_judge, own_aligned, own_coherent, own_status
+            FROM samples JOIN (
+                SELECT evals.run_id, eval_id FROM evals JOIN runs USING (run_id)
+                WHERE (len($runs::VARCHAR[]) = 0 OR list_contains($runs::VARCHAR[], evals.run_id))
+                    AND (len($settings::VARCHAR[]) = 0 OR list_contains($settings::VARCHAR[], setting_key))
+                    AND (len($defenses::VARCHAR[]) = 0 OR list_contains($defenses::VARCHAR[], defense_label))
+                    AND (len($suites::VARCHAR[]) = 0 OR list_contains($suites::VARCHAR[], suite))
+                    AND (len($names::VARCHAR[]) = 0 OR list_contains($names::VARCHAR[], evals.name))
+                    AND (len($evals::VARCHAR[]) = 0 OR list_contains($evals::VARCHAR[], evals.run_id || '~' || eval_id))
+            ) USING (run_id, eval_id)
+            WHERE (len($questions::VARCHAR[]) = 0 OR list_contains($questions::VARCHAR[], question_id)
+                    OR list_contains($questions::VARCHAR[], topic))
+                AND ($text::VARCHAR = '' OR contains(lower(answer), lower($text::VARCHAR)) OR contains(lower(question), lower($text::VARCHAR)))
+        ) AS asked
+        LEFT JOIN (
+            SELECT run_id, eval_id, sample_id, status, aligned, coherent FROM written_judgments WHERE judge = $judge::VARCHAR
+        ) AS known USING (run_id, eval_id, sample_id)
+    )
 )
 
 -- name: answer_counts
@@ -193,10 +202,10 @@ ORDER BY other.kind, other.created DESC, other.run_id
 -- name: same_question
 -- What others answered to the same question, with $judge's scores: for a suite the base and the undefended twins, for kept
 -- answers whoever was kept under the same name. One answer each: of the same state of the adapter and the same sampling if there
--- is one, the newest, and with the same number. `answers` is how many that evaluation has.
+-- is one, the newest, and with the same number. `answers` is how many that evaluation has. Nobody is kin to imported answers.
 WITH own AS (
     SELECT samples.*, suite, evals.step, scale, evals.name, chat, max_tokens, temperature, top_p
-    FROM samples JOIN evals USING (run_id, eval_id)
+    FROM written_samples AS samples JOIN evals USING (run_id, eval_id)
     WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id
 ),
 kin AS (@kin),
@@ -208,7 +217,7 @@ given AS (
         coalesce(evals.step IS NOT NULL OR evals.adapter_hash = runs.adapter_hash, true) AS current,
         evals.max_tokens = own.max_tokens AND evals.temperature = own.temperature AND evals.top_p = own.top_p AS same_sampling,
         evals.created, count(*) OVER (PARTITION BY samples.run_id, samples.eval_id) AS answers
-    FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
+    FROM written_samples AS samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
         JOIN own ON samples.question = own.question AND coalesce(samples.system, '') = coalesce(own.system, '')
             AND evals.suite = own.suite AND ( -- in a chat's later turns each model goes on from its own answers
                 coalesce(samples.context, '[]') = coalesce(own.context, '[]')
