@@ -247,6 +247,10 @@ def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
     given = [part for part in own["answers"].parts.values() if isinstance(part, Answers)]
     counts = [part.counts() for part in given]
     row |= {name: sum(part[name] for part in counts) for name in COUNTS}
+    row |= {
+        name: int(sum(part.rows[event].sum() for part in given))
+        for name, event in (("misaligned", "misaligned"), ("coherent", "is_coherent"))
+    }
     return row | {"evals": [found for part in given for found in part.evals]}
 
 
