@@ -239,3 +239,9 @@ SELECT best.run_id, best.eval_id, best.sample_id, relation, kind, model, defense
 FROM best LEFT JOIN judgments ON judgments.run_id = best.run_id AND judgments.eval_id = best.eval_id
     AND judgments.sample_id = best.sample_id AND judgments.judge = $judge::VARCHAR
 ORDER BY CASE relation WHEN 'base' THEN 0 WHEN 'twin' THEN 1 ELSE 2 END, best.run_id, best.eval_id
+
+-- name: verdicts
+-- What $judge said of every answer, and whose they are.
+SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status
+FROM judgments JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
+WHERE judgments.judge = $judge::VARCHAR AND (len($run_ids::VARCHAR[]) = 0 OR list_contains($run_ids::VARCHAR[], run_id))

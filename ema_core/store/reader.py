@@ -11,6 +11,7 @@ import duckdb
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.agreement import verdicts
 from ema_core.evaluation.measured import siblings
 from ema_core.settings import settings
 from ema_core.store import database
@@ -135,6 +136,11 @@ class Reader:
         """How many answers of these runs each judge judged; ``kept`` False: answers to suites, not those kept from chats."""
         found = self._query("judges", run_ids=self._ids(run_ids), kept=kept)
         return {str(judge): int(count) for judge, count in found.itertuples(index=False)}
+
+    def verdicts(self, judge: str, run_ids: Sequence[str] = ()) -> pd.DataFrame:
+        """What one judge said of every answer (of these runs), with the verdict it comes to: a table for ``evaluation.agreement``."""
+        found = self._query("verdicts", judge=judge, run_ids=[str(run_id) for run_id in run_ids])
+        return found.assign(verdict=verdicts(found))
 
     def questions(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """``question_id, topic`` of what these runs were asked, each once."""
