@@ -182,7 +182,7 @@ FROM found, own HAVING count(*) > 0
 -- One answer and where it comes from, a row a judge that judged it; one row where none did.
 SELECT run_id, eval_id, sample_id, kind, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
     evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish, correct,
-    coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status,
+    coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status, readout, reason, scores, spread,
     evals.adapter_hash, evals.weights_hash, runs.adapter_hash AS adapter_now, max_tokens, temperature, top_p,
     evals.seed AS eval_seed, evals.created
 FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id) LEFT JOIN judgments USING (run_id, eval_id, sample_id)

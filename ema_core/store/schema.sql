@@ -44,7 +44,10 @@ CREATE TABLE samples (
 );
 
 CREATE TABLE judgments (
-    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR
+    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR,
+    readout VARCHAR, -- logprobs or parsed, where a language model judged
+    reason VARCHAR, -- why there is no score
+    scores VARCHAR, spread VARCHAR -- JSON: further rubrics' scores, and the probabilities behind each score
 );
 
 CREATE TABLE margins (
