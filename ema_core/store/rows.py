@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ class RunRows:
 
     tables: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in TABLES})
     warnings: list[str] = field(default_factory=list)
+    answers: str = ""
 
 
 def signature(run: RunDirectory) -> str:
@@ -45,6 +47,17 @@ def signature(run: RunDirectory) -> str:
     return sha256_json([seen, run.locked() if running else None])
 
 
+def answers_signature(run: RunDirectory) -> str:
+    """Changes with the files of answers and scores alone, so not while the run trains on."""
+    seen = []
+    for folder in _entries(run.evals):
+        for entry in _entries(folder.path):
+            with contextlib.suppress(OSError):
+                stat = entry.stat()
+                seen.append((folder.name, entry.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return sha256_json(seen)
+
+
 def _entries(path: str | Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name; nothing where there is none."""
     try:
@@ -56,7 +69,7 @@ def _entries(path: str | Path) -> list[os.DirEntry[str]]:
 
 def read_run(run: RunDirectory) -> RunRows:
     """All rows of a run. A run that cannot be understood gives no rows and a warning; a damaged eval only loses itself."""
-    rows = RunRows()
+    rows = RunRows(answers=answers_signature(run))
     try:
         if run.id.startswith(BASE):
             rows.tables["runs"].append(_base_row(run))
