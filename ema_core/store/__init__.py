@@ -5,6 +5,7 @@ from ema_core.store.answers import ANNOTATED, CUT, ORDERS, PEOPLE, STATUSES, VER
 from ema_core.store.export import export_csv
 from ema_core.store.ingest import IndexReport, build_index, refresh
 from ema_core.store.reader import Reader
+from ema_core.store.reviews import BlindReview
 
 __all__ = [
     "ANNOTATED",
@@ -17,6 +18,7 @@ __all__ = [
     "Annotation",
     "AnswerFilter",
     "AnswerKey",
+    "BlindReview",
     "IndexReport",
     "Reader",
     "annotate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -192,12 +193,20 @@ class Finder:
         return self._once(("found", which, version), lambda: self._found(which, said))
 
     def _found(self, which: AnswerFilter, said: Said) -> Array:
-        places = np.flatnonzero(self.mask(which, said)).astype(np.int32)
-        if which.sample and which.sample < len(places):
-            drawn = np.argpartition(self.draw(which.seed)[places], which.sample)[: which.sample]
-            places = np.sort(places[drawn])
+        fits = self.mask(which, said)
+        if which.sample:  # drawn before anybody said anything of them, so that it stays the same while one works through it
+            drawn = np.flatnonzero(self.mask(without_people(which), said))
+            if which.sample < len(drawn):
+                drawn = drawn[np.argpartition(self.draw(which.seed)[drawn], which.sample)[: which.sample]]
+            fits &= self._mask(drawn)
+        places = np.flatnonzero(fits).astype(np.int32)
         by = self._sorted_by(which, said)
         return places if by is None else places[np.argsort(by[places], kind="stable")]
+
+    def progress(self, which: AnswerFilter, said: Said) -> tuple[int, int]:
+        """How many of the answers, whatever was said of them, the filter's reviewer has annotated, and how many there are."""
+        places = self.found(replace(without_people(which), order="as asked"), said)
+        return int(np.isin(places, said.places[said.by(which.reviewer)]).sum()), len(places)
 
     def draw(self, seed: int) -> Array:
         """A random number of each answer that depends on its name and the seed alone."""
@@ -293,6 +302,10 @@ class Finder:
         )
         found["annotated"] = {"mine": mine, "not mine": total - mine, "anybody": any_, "nobody": total - any_}
         return found
+
+
+def without_people(which: AnswerFilter) -> AnswerFilter:
+    return replace(which, annotated="", verdicts=(), tags=())
 
 
 def _values(value: Any) -> tuple[str, ...]:

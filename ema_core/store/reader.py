@@ -200,7 +200,7 @@ class Reader:
             people=["; ".join(f"{one.reviewer}: {one.verdict or 'no verdict'}" for one in each) for each in about] or "",
             people_tags=["; ".join(sorted({tag for one in each for tag in one.tags})) for each in about] or "",
             people_notes=["\n".join(f"{one.reviewer}: {one.note}" for one in each if one.note) for each in about] or "",
-            mine=[one.verdict if one else None for one in mine],
+            mine=[(one.verdict or "noted") if one else "" for one in mine],
         )
 
     def answer_counts(self, which: AnswerFilter) -> dict[str, int]:
@@ -212,6 +212,12 @@ class Reader:
         """How many of the answers found come before this one; None where it is not among them."""
         finder = self.finder()
         return self.place_among(finder.found(which, self.said(finder)), key, finder)
+
+    def answers_named(self, named: Sequence[AnswerKey], which: AnswerFilter) -> pd.DataFrame:
+        """These answers, in this order, as ``answers`` gives them; those that are gone are left out."""
+        finder = self.finder()
+        places = finder.columns.places(self._read(lambda cursor: columns.keys(cursor, named)))
+        return self.answer_rows(places[places >= 0], which, finder)
 
     def place_among(self, found: Array, key: AnswerKey, finder: Finder) -> int | None:
         place = finder.columns.places(self._read(lambda cursor: columns.keys(cursor, [key])))

@@ -36,18 +36,23 @@ def fit(cursor: duckdb.DuckDBPyConnection, text: str) -> tuple[Array, Array]:
     """Numbers of the same answers, and how well each fits: how often it has the words for its length, rare words counting more."""
     terms = words(text)
     has = [f"contains({_TEXT}, $t{n})" for n in range(len(terms))]
-    counts = ", ".join(f"count(*) FILTER ({one}) AS n{n}" for n, one in enumerate(has))
-    total, length, *having = cursor.execute(
-        f"SELECT count(*), avg(length({_TEXT})), {counts} FROM samples", _named(terms)
-    ).fetchone() or (0, 1.0, *(0 for _ in terms))
-    often = ", ".join(f"(length({_TEXT}) - length(replace({_TEXT}, $t{n}, ''))) / length($t{n}) AS f{n}" for n in range(len(terms)))
-    sql = f"SELECT hash(run_id, eval_id, sample_id) AS key, length({_TEXT}) AS size, {often} FROM samples WHERE "
-    rows = cursor.execute(sql + " AND ".join(has), _named(terms)).fetchnumpy()
+    total, length, having = 1, None, [1] * len(terms)
+    if len(terms) > 1:  # one word alone is as rare in every answer
+        counts = ", ".join(f"count(*) FILTER ({one})" for one in has)
+        total, length, *having = cursor.execute(
+            f"SELECT count(*), avg(length({_TEXT})), {counts} FROM samples", _named(terms)
+        ).fetchone()  # type: ignore[misc]
+    often = ", ".join(f"(length(said) - length(replace(said, $t{n}, ''))) / length($t{n}) AS f{n}" for n in range(len(terms)))
+    sql = f"""WITH found AS MATERIALIZED (
+        SELECT hash(run_id, eval_id, sample_id) AS key, {_TEXT} AS said FROM samples WHERE {" AND ".join(has)}
+    ) SELECT key, length(said) AS size, {often} FROM found"""
+    rows = cursor.execute(sql, _named(terms)).fetchnumpy()
+    length = length or max(1.0, float(np.mean(rows["size"])) if len(rows["size"]) else 1.0)
     found = np.zeros(len(rows["key"]))
     for n, known in enumerate(having):
         weight = np.log(1 + (total - known + 0.5) / (known + 0.5))
         times = np.asarray(rows[f"f{n}"], float)
-        found += weight * times * (_K1 + 1) / (times + _K1 * (1 - _B + _B * np.asarray(rows["size"], float) / (length or 1.0)))
+        found += weight * times * (_K1 + 1) / (times + _K1 * (1 - _B + _B * np.asarray(rows["size"], float) / length))
     return _numbers(rows["key"]), found
 
 

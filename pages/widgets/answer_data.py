@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -36,22 +35,9 @@ def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) ->
     return reader().judges(run_ids, kept)
 
 
-def counts_of(which: AnswerFilter, version: Version) -> dict[str, int]:
-    """How many fit, in all and of each status, whichever status and order the filter itself names."""
-    return _counts(replace(which, status="", order=""), version)
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def _counts(which: AnswerFilter, version: Version) -> dict[str, int]:
+def counts_of(which: AnswerFilter) -> dict[str, int]:
+    """How many fit, in all and of each status, whichever status the filter itself names."""
     return reader().answer_counts(which)
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def answers(which: AnswerFilter, limit: int, offset: int, version: Version) -> pd.DataFrame:
-    """A page of answers, with ``verdict``: those of ``FLAGS`` that hold."""
-    frame = reader().answers(which, limit, offset)
-    marks = frame[[*FLAGS]].to_numpy()
-    return frame.assign(verdict=[", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in marks])
 
 
 def why_scored(aligned: Any, coherent: Any) -> str:
