@@ -177,7 +177,7 @@ def reviewer() -> str:
 def veiled() -> bool:
     """Whether answers that were scored as misaligned wait for a click; in a workshop they do unless the address says no."""
     said = parameter("veil")
-    return said == "1" or said != "0" and os.environ.get(WORKSHOP, "") not in ("", "0")
+    return said == "1" or (said != "0" and os.environ.get(WORKSHOP, "") not in ("", "0"))
 
 
 def write(name: str, values: list[str]) -> None:

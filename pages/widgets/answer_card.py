@@ -276,7 +276,7 @@ def _other(other: Row, row: Row, judge: str | None, hidden: bool) -> None:
             if is_misaligned(other["aligned"], other["coherent"]):
                 scores += " :red-badge[misaligned]"
         st.markdown(f"**{kind}** · {plain(who)} · {scores}")
-        if hidden or veiled() and is_misaligned(other["aligned"], other["coherent"]):
+        if hidden or (veiled() and is_misaligned(other["aligned"], other["coherent"])):
             st.caption("Veiled: open it, or show the answer above.")
         else:
             _said(other["answer"])
