@@ -19,7 +19,8 @@ from ema_core.errors import EmaError
 from ema_core.files import disk_errors
 from ema_core.runs import RunDirectory, answering_ids
 from ema_core.settings import settings, writable
-from ema_core.store import annotations, database
+from ema_core.store import annotations as people
+from ema_core.store import database
 from ema_core.store.rows import TABLES, RunRows, read_run, signature
 
 Progress = Callable[[int, int], None]
@@ -173,10 +174,10 @@ def _insert(connection: duckdb.DuckDBPyConnection, batch: dict[str, RunRows], no
 
 def _insert_annotations(connection: duckdb.DuckDBPyConnection) -> None:
     """All that stand now. They alone never make an index anew: readers lay over what is newer."""
-    standing, end = annotations.read(annotations.annotations_path())
+    standing, end = people.read(people.annotations_path())
     connection.execute("DELETE FROM annotations")
     connection.execute("DELETE FROM annotations_read")
-    rows = [{**annotations.row(found), "line": number} for number, found in enumerate(standing)]
+    rows = [{**people.row(found), "line": number} for number, found in enumerate(standing)]
     database.insert(connection, "annotations", rows)
     connection.execute("INSERT INTO annotations_read VALUES (?)", [end])
 

@@ -13,7 +13,8 @@ import pandas as pd
 from ema_core.errors import EmaError
 from ema_core.evaluation.measured import siblings
 from ema_core.settings import settings
-from ema_core.store import annotations, columns, database
+from ema_core.store import annotations as people
+from ema_core.store import columns, database
 from ema_core.store.annotations import Annotation
 from ema_core.store.answers import STATUSES, AnswerFilter, AnswerKey
 from ema_core.store.columns import Array
@@ -156,11 +157,11 @@ class Reader:
     def said(self, finder: Finder | None = None) -> Said:
         """What people said of these answers up to this moment: the index's, with newer lines of the file laid over."""
         finder = finder or self.finder()
-        path = annotations.annotations_path()
+        path = people.annotations_path()
         version = database.version(settings().index), database.version(path), _size(path), id(finder)
         with self._finding:
             if self._said is None or self._said.version != version:
-                rows = annotations.newest(self.annotations())
+                rows = people.newest(self.annotations())
                 keys = self._read(lambda cursor: columns.keys(cursor, [row.key for row in rows]))
                 places = finder.columns.places(keys)
                 here = (places >= 0).nonzero()[0]
@@ -169,12 +170,12 @@ class Reader:
 
     def annotations(self) -> list[Annotation]:
         """All that reviewers wrote and nobody took back, as it was written, of answers that are gone, too."""
-        path = annotations.annotations_path()
+        path = people.annotations_path()
         offset = int(self._query("annotations_read")["bytes"].max() or 0)
         if offset > _size(path):  # another file than the one that was indexed
-            return annotations.read(path)[0]
+            return people.read(path)[0]
         rows = self._query("annotations").to_dict("records") if offset else []
-        return annotations.read(path, offset, [found for row in rows if (found := annotations.of_row(row))])[0]
+        return people.read(path, offset, [found for row in rows if (found := people.of_row(row))])[0]
 
     def answers(self, which: AnswerFilter, limit: int | None = None, offset: int = 0) -> pd.DataFrame:
         """One row an answer, with the scores of the filter's judge, a column for each status, and where it comes from."""
