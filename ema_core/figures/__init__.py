@@ -3,6 +3,7 @@
 from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.gap import gap_scatter
+from ema_core.figures.judges import reliability_diagram
 from ema_core.figures.layout import empty_figure
 from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
@@ -18,6 +19,7 @@ __all__ = [
     "curve_traces",
     "empty_figure",
     "gap_scatter",
+    "reliability_diagram",
     "separation",
     "smooth",
     "strength_curve",

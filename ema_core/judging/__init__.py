@@ -1,10 +1,12 @@
 """Judges and what they say. Importing this package does not import torch."""
 
+from ema_core.judging.check import CheckReport, check
 from ema_core.judging.fit import FitReport, fit
 from ema_core.judging.head import read_card
 from ema_core.judging.judgment import (
     COHERENT_ABOVE,
     MISALIGNED_BELOW,
+    Judge,
     Judgment,
     Status,
     is_incoherent,
@@ -18,11 +20,14 @@ __all__ = [
     "COHERENT_ABOVE",
     "MISALIGNED_BELOW",
     "SHIPPED",
+    "CheckReport",
     "FitReport",
+    "Judge",
     "Judgment",
     "ProbeJudge",
     "Status",
     "Summary",
+    "check",
     "fit",
     "is_incoherent",
     "is_misaligned",

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ema_core.files import sha256_json
 from ema_core.store.rows import TABLES, Row
 
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Raised when the same files give other rows than before, so that older indexes are rebuilt."""
 _CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 ALIAS = "idx"
@@ -136,9 +136,11 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
 
 
 def counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Rows by table."""
+    """Rows by table; imported answers are samples, too."""
     union = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in CONTENT)
-    return dict(connection.execute(union).fetchall())
+    found = dict(connection.execute(union).fetchall())
+    imported = connection.execute("SELECT coalesce(sum(rows), 0)::BIGINT FROM imports").fetchone()
+    return found | {"samples": found["samples"] + (imported or (0,))[0]}
 
 
 def rows_hash(connection: duckdb.DuckDBPyConnection) -> str:

@@ -1,10 +1,15 @@
 -- Named queries of the reader. $run_ids is a list of run ids; `seed` is the run's, `eval_seed` that of the sampling.
+-- `samples` and `judgments` are views over what runs have written (`written_samples`, `written_judgments`) and imported Parquet, whose
+-- rows bring one judgment with them: `samples.own_judge` and so on, so that no join is needed to read it (store.imported).
 
 -- name: run_ids
 SELECT run_id FROM runs WHERE kind = 'run' ORDER BY run_id
 
 -- name: base_ids
 SELECT run_id FROM runs WHERE kind = 'base' ORDER BY run_id
+
+-- name: import_ids
+SELECT run_id FROM runs WHERE kind = 'import' ORDER BY created, run_id
 
 -- name: runs
 SELECT runs.* FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
@@ -89,7 +94,7 @@ ORDER BY question_id, topic
 
 -- name: answers_version
 -- Changes with answers and scores alone, not while runs train.
-SELECT md5(string_agg(run_id || coalesce(answers, signature), ' ' ORDER BY run_id)) AS version FROM indexed
+SELECT md5(string_agg(run_id || coalesce(nullif(answers, ''), signature), ' ' ORDER BY run_id)) AS version FROM indexed
 
 -- name: answer_evals
 SELECT evals.run_id, eval_id, evals.run_id || '~' || eval_id AS evaluation, kind, setting_key, model, dataset, defense_label, defenses,
@@ -174,10 +179,10 @@ ORDER BY other.kind, other.created DESC, other.run_id
 -- name: same_question
 -- What others answered to the same question, with $judge's scores: for a suite the base and the undefended twins, for kept
 -- answers whoever was kept under the same name. One answer each: of the same state of the adapter and the same sampling if there
--- is one, the newest, and with the same number. `answers` is how many that evaluation has.
+-- is one, the newest, and with the same number. `answers` is how many that evaluation has. Nobody is kin to imported answers.
 WITH own AS (
     SELECT samples.*, suite, evals.step, scale, evals.name, chat, max_tokens, temperature, top_p
-    FROM samples JOIN evals USING (run_id, eval_id)
+    FROM written_samples AS samples JOIN evals USING (run_id, eval_id)
     WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id
 ),
 kin AS (@kin),
@@ -189,7 +194,7 @@ given AS (
         coalesce(evals.step IS NOT NULL OR evals.adapter_hash = runs.adapter_hash, true) AS current,
         evals.max_tokens = own.max_tokens AND evals.temperature = own.temperature AND evals.top_p = own.top_p AS same_sampling,
         evals.created, count(*) OVER (PARTITION BY samples.run_id, samples.eval_id) AS answers
-    FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
+    FROM written_samples AS samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
         JOIN own ON samples.question = own.question AND coalesce(samples.system, '') = coalesce(own.system, '')
             AND evals.suite = own.suite AND ( -- in a chat's later turns each model goes on from its own answers
                 coalesce(samples.context, '[]') = coalesce(own.context, '[]')

@@ -19,6 +19,7 @@ from ema_core.store.annotations import Annotation
 from ema_core.store.answers import STATUSES, AnswerFilter, AnswerKey
 from ema_core.store.columns import Array
 from ema_core.store.find import Finder
+from ema_core.store.imported import make_views
 from ema_core.store.ingest import build_index, refresh
 from ema_core.store.queries import queries
 from ema_core.store.said import Said
@@ -30,7 +31,7 @@ class Reader:
     """The index of ``EMA_HOME``, opened once a file version and shared by threads.
 
     Makes an index where there is none, and again where it is damaged; ``note`` then says so. ``run_ids`` None means all runs,
-    without the bases (``base_ids``), which are asked for by name.
+    without bases (``base_ids``) and imported runs (``import_ids``), which are asked for by name.
     A column of whole numbers is float where a value is missing (NaN), so that comparisons never raise.
     """
 
@@ -54,7 +55,7 @@ class Reader:
             if self._connection is None or version is None or version != self._version:
                 self._version, self._connection = self._open()
             cursor = self._connection.cursor()
-        cursor.execute(f"USE {database.ALIAS}")
+        cursor.execute(f"SET search_path = 'memory.main,{database.ALIAS}.main'")
         return cursor
 
     def _open(self) -> tuple[database.Version | None, duckdb.DuckDBPyConnection]:
@@ -63,13 +64,13 @@ class Reader:
             refresh()
         version = database.version(path)  # before it is opened: a swap in between only means opening once more
         try:
-            return version, database.open_read(path)
+            return version, _opened(path)
         except (duckdb.Error, database.Outdated):
             report = refresh()
             self.note = report.note if report else self.note
         version = database.version(path)
         try:
-            return version, database.open_read(path)
+            return version, _opened(path)
         except (duckdb.Error, database.Outdated) as error:
             hint = "Delete the file; it is made again from the runs."
             raise EmaError(f"The index {path} cannot be read: {error}", hint) from error
@@ -102,6 +103,10 @@ class Reader:
     def base_ids(self) -> list[str]:
         """Models without an adapter that have answered: ``runs.base_directory``."""
         return [str(run_id) for run_id in self._query("base_ids")["run_id"]]
+
+    def import_ids(self) -> list[str]:
+        """Runs of imported tables, those of the oldest import first."""
+        return [str(run_id) for run_id in self._query("import_ids")["run_id"]]
 
     def runs(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """One row a run, oldest first: table ``runs``."""
@@ -261,6 +266,16 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _opened(path: Path) -> duckdb.DuckDBPyConnection:
+    connection = database.open_read(path)
+    try:
+        make_views(connection, path.parent)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _frame(cursor: duckdb.DuckDBPyConnection) -> pd.DataFrame:

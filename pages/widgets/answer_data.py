@@ -10,7 +10,7 @@ import streamlit as st
 
 from ema_core.evaluation.suites import NOT_JUDGED
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
-from ema_core.runs import BASE
+from ema_core.runs import BASE, IMPORT
 from ema_core.store import AnswerFilter, AnswerKey
 from pages.widgets.chrome import reader
 from pages.widgets.index import Version
@@ -26,7 +26,18 @@ def run_label(run_id: str) -> str:
     info = run_info(run_id)
     if run_id.startswith(BASE):
         return f"base · {info.model or run_id}"
+    if run_id.startswith(IMPORT):
+        return import_label(run_id)
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
+
+
+@st.cache_data(show_spinner=False, max_entries=4096)
+def import_label(run_id: str) -> str:
+    """``imported · Qwen2.5-7B · kl=0.1 · FILE``: what is known of it never changes."""
+    for row in reader().runs([run_id]).to_dict("records"):
+        facts = (row["model"], row["dataset"], row["defense_label"], row["name"])
+        return " · ".join(["imported", *(fact for fact in facts if isinstance(fact, str) and fact)])
+    return run_id
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
