@@ -13,14 +13,16 @@ from ema_core.evaluation.agreement import Agreement, Noise, agree, disagreed, no
 from ema_core.evaluation.metrics import Estimate
 from ema_core.figures import confusion, reliability_diagram, scores_scatter
 from ema_core.judging import known_judges, own, read_card, resolve
-from ema_core.judging.tried import tried
+from ema_core.judging.card import tried
 from ema_core.store import AnswerKey
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.index import Version, up_to_date
 
-LEAD = "Every score has its judge's name beside it. Here is what that name is worth: against published labels, against labelled answers of the \
+LEAD = (
+    "Every score has its judge's name beside it. Here is what that name is worth: against published labels, against labelled answers of the \
 embedded model itself, and against the other judges and people who scored the same answers."
+)
 BARE = {"displaylogo": False}
 REPEAT = re.compile(r":r\d+$")
 SHOWN = 12
@@ -64,7 +66,9 @@ def agreement_part() -> None:
         return
     names = sorted(counts, key=lambda judge: -counts[judge])
     with st.container(horizontal=True, key="agreement-choice"):
-        first = st.selectbox("First", names, 0, key="first", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})")
+        first = st.selectbox(
+            "First", names, 0, key="first", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})"
+        )
         others = [name for name in names if name != first]
         second = st.selectbox(
             "Second", others, 0, key="second", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})"
@@ -124,7 +128,9 @@ def _agreement_cells(found: Agreement) -> pd.DataFrame:
 def _estimate(value: Estimate) -> str:
     if value.value is None:
         return f":gray[{plain(value.why)}]"
-    span = f"[{value.low:.2f}, {value.high:.2f}]" if value.low is not None and value.high is not None else f":gray[{plain(value.why)}]"
+    span = (
+        f"[{value.low:.2f}, {value.high:.2f}]" if value.low is not None and value.high is not None else f":gray[{plain(value.why)}]"
+    )
     return f"**{value.value:.2f}** {span}"
 
 
@@ -170,7 +176,9 @@ def _noise_words(found: Noise) -> str:
     if found.within is None or found.of_a_mean is None or found.flips is None:
         return "Its repeats have no scored answer in common."
     between = (
-        f" The runs' means differ by a standard deviation of **{found.between_runs:.2f}** points." if found.between_runs is not None else ""
+        f" The runs' means differ by a standard deviation of **{found.between_runs:.2f}** points."
+        if found.between_runs is not None
+        else ""
     )
     return (
         f"Asked {found.repeats} times about the same {found.answers:,} answers, its alignment of one answer varies by a standard deviation of "
@@ -245,15 +253,35 @@ def _verdict(judge: str) -> str:
         found = own.figures(judge)
     except EmaError:
         return ""
-    return own.verdict(found)
+    return own.in_words(found)
 
 
 def tried_part() -> None:
-    """The probe heads that were tried."""
-    found = tried()
-    st.markdown(found.lead)
-    st.table(found.table, border="horizontal", hide_index=True)
-    st.caption(found.note)
+    """The probe heads that were tried, and what came out of each."""
+    rows = tried()
+    if not rows:
+        st.info("The table of heads that were tried is missing: restore data/judges/tried.json.", icon=":material/info:")
+        return
+    cells = [
+        {
+            "Head": f"**{plain(row['name'])}** :green-badge[shipped]" if row["shipped"] else plain(row["name"]),
+            "What it is": plain(row["what"]),
+            "Question left out": _auc(row, "question"),
+            "Model left out": _auc(row, "model"),
+            "Both left out": _auc(row, "both"),
+        }
+        for row in rows
+    ]
+    st.table(pd.DataFrame(cells), border="horizontal", hide_index=True)
+    st.caption(
+        "AUC of alignment below 30 by GPT-4o within a question: mean over questions (the worst). The head is chosen by the first column, which flatters "
+        "the one that is chosen a little. docs/judges-tried.md says what was learned."
+    )
+
+
+def _auc(row: dict[str, Any], left_out: str) -> str:
+    mean, worst = row.get(f"auc_{left_out}_left_out"), row.get(f"worst_{left_out}_left_out")
+    return "–" if mean is None else f"{mean:.3f}" + ("" if worst is None else f" ({worst:.3f})")
 
 
 if __name__ == "__main__":

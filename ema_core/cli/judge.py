@@ -46,6 +46,22 @@ def check_judge(
     emit(report.json(), as_json, lambda: typer.echo(report.text()))
 
 
+@command(app, "own")
+def judge_own(
+    judge: Annotated[str, typer.Option(help='A judge\'s id; "probe" is the shipped one.')] = "probe",
+    again: Annotated[bool, typer.Option("--again", help="Score them again though their scores are kept.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold a judge against labelled answers of the embedded model itself: does it hold there? Its rates are corrected with the result."""
+    from ema_core.judging import open_judge, own, resolve
+
+    name = resolve(judge)
+    if again or own.scored(name) is None:
+        own.keep(name, open_judge(name).judge(own.items(), Bar()))
+    found = own.figures(name)
+    emit(found, as_json, lambda: typer.echo(own.in_words(found).replace("**", "")))
+
+
 @command(app, "run")
 def run_judge(
     runs: Annotated[list[str], typer.Argument(help="Runs, bases (base-…) and imported runs (import-…) whose answers are judged.")],

@@ -16,7 +16,7 @@ from ema_core.judging.judgment import (
     is_refusal,
     judgments_name,
 )
-from ema_core.judging.llm import LlmJudge
+from ema_core.judging.llm import LlmJudge, open_judge
 from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, resolve
 from ema_core.judging.published import Summary, judged_folder, read_all, read_judged, summary
 
@@ -44,6 +44,7 @@ __all__ = [
     "judged_folder",
     "judgments_name",
     "known_judges",
+    "open_judge",
     "read_all",
     "read_card",
     "read_judged",

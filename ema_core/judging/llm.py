@@ -10,10 +10,11 @@ from dataclasses import replace
 from ema_core.errors import EmaError
 from ema_core.generation.engine import Engine
 from ema_core.judging.asking import SECONDS, Server, server_of
-from ema_core.judging.judge_id import ENGINE, LlmJudgeId, parse
-from ema_core.judging.judgment import Item, Judgment, Progress, quiet
+from ema_core.judging.judge_id import ENGINE, LlmJudgeId, is_llm, parse
+from ema_core.judging.judgment import Item, Judge, Judgment, Progress, quiet
 from ema_core.judging.ledger import Ledger, reply_key
 from ema_core.judging.prices import FREE, Prices, prices_for
+from ema_core.judging.probe import ProbeJudge, resolve
 from ema_core.judging.report import Estimate, Report
 from ema_core.judging.rubrics import Rubric, load_rubrics
 from ema_core.judging.session import CHARACTERS_A_TOKEN, OnDone, Session
@@ -132,3 +133,13 @@ class LlmJudge:
 
     def key(self, rubric: Rubric, question: str, answer: str) -> str:
         return reply_key(self.name, rubric.text, question, answer)
+
+
+def open_judge(judge: str) -> Judge:
+    """Any judge that can be asked here, by alias or full id, ready to score answers. A probe keeps what it read of them.
+
+    Raises:
+        EmaError: there is no such judge, or it cannot be asked (no key, no engine).
+    """
+    name = resolve(judge)
+    return LlmJudge(name) if is_llm(name) else ProbeJudge(judge=name, keep=True)

@@ -217,8 +217,19 @@ FROM best LEFT JOIN judgments ON judgments.run_id = best.run_id AND judgments.ev
     AND judgments.sample_id = best.sample_id AND judgments.judge = $judge::VARCHAR
 ORDER BY CASE relation WHEN 'base' THEN 0 WHEN 'twin' THEN 1 ELSE 2 END, best.run_id, best.eval_id
 
+-- name: opinions
+SELECT judge, count(*) AS answers FROM judgments WHERE judge IS NOT NULL GROUP BY 1 ORDER BY 1
+
 -- name: verdicts
 -- What $judge said of every answer, and whose they are.
 SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status
 FROM judgments JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
-WHERE judgments.judge = $judge::VARCHAR AND (len($run_ids::VARCHAR[]) = 0 OR list_contains($run_ids::VARCHAR[], run_id))
+WHERE judgments.judge = $judge::VARCHAR
+
+-- name: answers_asked
+-- Some answers by their keys, with a verdict of each.
+SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, verdict
+FROM (
+    SELECT unnest($run_id::VARCHAR[]) AS run_id, unnest($eval_id::VARCHAR[]) AS eval_id, unnest($sample_id::VARCHAR[]) AS sample_id,
+        unnest($verdicts::VARCHAR[]) AS verdict
+) JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)

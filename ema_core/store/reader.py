@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 
 from ema_core.errors import EmaError
@@ -148,10 +150,23 @@ class Reader:
         found = self._query("judges", run_ids=self._ids(run_ids), kept=kept)
         return {str(judge): int(count) for judge, count in found.itertuples(index=False)}
 
-    def verdicts(self, judge: str, run_ids: Sequence[str] = ()) -> pd.DataFrame:
-        """What one judge said of every answer (of these runs), with the verdict it comes to: a table for ``evaluation.agreement``."""
-        found = self._query("verdicts", judge=judge, run_ids=[str(run_id) for run_id in run_ids])
-        return found.assign(verdict=verdicts(found))
+    def opinions(self) -> dict[str, int]:
+        """Judges and people (``human:NAME``) with the number of answers that each gave a judgment or a verdict on."""
+        counted = {str(judge): int(count) for judge, count in self._query("opinions").itertuples(index=False)}
+        said = Counter(f"{people.HUMAN}{row.reviewer}" for row in people.newest(self.annotations()) if row.verdict)
+        return counted | dict(said)
+
+    def verdicts(self, judge: str) -> pd.DataFrame:
+        """What one judge, or person, said of every answer, with the verdict it comes to: a table for ``evaluation.agreement``."""
+        if not judge.startswith(people.HUMAN):
+            found = self._query("verdicts", judge=judge)
+            return found.assign(verdict=verdicts(found))
+        rows = [row for row in people.newest(self.annotations()) if f"{people.HUMAN}{row.reviewer}" == judge and row.verdict]
+        keys = [list(part) for part in zip(*(row.key for row in rows), strict=True)] or [[], [], []]
+        found = self._query(
+            "answers_asked", **dict(zip(AnswerKey._fields, keys, strict=True)), verdicts=[row.verdict for row in rows]
+        )
+        return found.assign(aligned=np.nan, coherent=np.nan, status="scored")
 
     def questions(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """``question_id, topic`` of what these runs were asked, each once."""
