@@ -95,9 +95,9 @@ def agreement_part() -> None:
     left_side.plotly_chart(confusion(found.confusion, first, second), key="confusion", height=380, config=BARE)
     right_side.plotly_chart(scores_scatter(found.rows, first, second), key="scatter", height=380, config=BARE)
     _most_apart(found, first, second)
-    for judge in (first, second):
+    for judge in dict.fromkeys(REPEAT.sub("", name) for name in (first, second)):
         with errors():
-            noise_part(REPEAT.sub("", judge), counts, version, said)
+            noise_part(judge, counts, version, said)
 
 
 def _one_judge(counts: dict[str, int]) -> None:
