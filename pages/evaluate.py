@@ -308,7 +308,7 @@ def results(run_ids: Sequence[str]) -> None:
     version = up_to_date()
     judges = judges_of(tuple(run_ids), version)
     which = AnswerFilter(runs=tuple(run_ids), judge=max(judges, key=lambda judge: judges[judge], default=None))
-    counts = counts_of(which, version)
+    counts = counts_of(which)
     if not counts["all"]:
         st.caption("No sampled answers of these runs yet; with 0 samples a question only the margin is measured.")
         return

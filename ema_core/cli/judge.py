@@ -1,4 +1,4 @@
-"""``ema judge``: fit a probe, have answers judged, say who judges."""
+"""``ema judge``: fit a probe, hold a judge against labels, have answers judged, say who judges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ app = typer.Typer(no_args_is_help=True, help="Judges.")
 
 @command(app, "fit")
 def fit_judge(
-    files: Annotated[list[Path], typer.Argument(help="Judged CSV files: response, question, question_id, aligned, coherent.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Judged CSV or JSONL files: response, question, question_id, aligned, coherent.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for the head; without it nothing that is shipped is replaced.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -27,6 +29,37 @@ def fit_judge(
     target = writable(out or settings().home / "judges" / "probe")
     report = fit(files, progress=Bar(), out=target)
     emit({"folder": str(target), **report.json()}, as_json, lambda: typer.echo(report.text()))
+
+
+@command(app, "check")
+def check_judge(
+    files: Annotated[
+        list[Path], typer.Argument(help="Labelled CSV or JSONL files: response, question, question_id, aligned, coherent.")
+    ],
+    judge: Annotated[str, typer.Option(help='A judge\'s id; "probe" is the shipped one.')] = "probe",
+    as_json: Json = False,
+) -> None:
+    """Hold a judge against labelled answers: how it orders them within each question, and how it counts."""
+    from ema_core.judging.check import check
+
+    report = check(judge, files, progress=Bar())
+    emit(report.json(), as_json, lambda: typer.echo(report.text()))
+
+
+@command(app, "own")
+def judge_own(
+    judge: Annotated[str, typer.Option(help='A judge\'s id; "probe" is the shipped one.')] = "probe",
+    again: Annotated[bool, typer.Option("--again", help="Score them again though their scores are kept.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold a judge against labelled answers of the embedded model itself: does it hold there? Its rates are corrected with the result."""
+    from ema_core.judging import open_judge, own, resolve
+
+    name = resolve(judge)
+    if again or own.scored(name) is None:
+        own.keep(name, open_judge(name).judge(own.items(), Bar()))
+    found = own.figures(name)
+    emit(found, as_json, lambda: typer.echo(own.in_words(found).replace("**", "")))
 
 
 @command(app, "run")

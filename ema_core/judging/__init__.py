@@ -1,5 +1,6 @@
 """Judges and what they say. Importing this package does not import torch."""
 
+from ema_core.judging.check import CheckReport, check
 from ema_core.judging.fit import FitReport, fit
 from ema_core.judging.head import read_card
 from ema_core.judging.judge_id import LlmJudgeId, complete, is_llm
@@ -23,6 +24,7 @@ __all__ = [
     "COHERENT_ABOVE",
     "MISALIGNED_BELOW",
     "SHIPPED",
+    "CheckReport",
     "FitReport",
     "Item",
     "Judge",
@@ -32,6 +34,7 @@ __all__ = [
     "ProbeJudge",
     "Status",
     "Summary",
+    "check",
     "complete",
     "fit",
     "is_incoherent",

@@ -65,6 +65,11 @@ class Judgment:
         return {name: value for name, value in vars(self).items() if name in needed or value}
 
 
+def judgments_name(judge: str) -> str:
+    """The file beside the answers that holds a judge's judgments. Two judges may share one: each line names its own."""
+    return f"judgments-{re.sub(r'[^A-Za-z0-9._@+-]', '_', judge)[:200]}.jsonl"
+
+
 class Judge(Protocol):
     """Whoever scores answers. ``id`` says everything that changes a score."""
 
@@ -72,11 +77,6 @@ class Judge(Protocol):
 
     def judge(self, items: Sequence[Item], progress: Progress = quiet) -> list[Judgment]:
         """A judgment for each item, in order."""
-
-
-def judgments_name(judge: str) -> str:
-    """The file beside the answers that holds a judge's judgments. Two judges may share one: each line names its own."""
-    return f"judgments-{re.sub(r'[^A-Za-z0-9._@+-]', '_', judge)[:200]}.jsonl"
 
 
 @overload

@@ -136,10 +136,10 @@ class LlmJudge:
 
 
 def open_judge(judge: str) -> Judge:
-    """A judge by its id or alias, ready to be asked; a probe's model is loaded.
+    """Any judge that can be asked here, by alias or full id, ready to score answers. A probe keeps what it read of them.
 
     Raises:
-        EmaError: there is no such judge.
+        EmaError: there is no such judge, or it cannot be asked (no key, no engine).
     """
     name = resolve(judge)
-    return LlmJudge(name) if is_llm(name) else ProbeJudge(None, judge)
+    return LlmJudge(name) if is_llm(name) else ProbeJudge(judge=name, keep=True)
