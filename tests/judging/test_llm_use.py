@@ -16,14 +16,16 @@ from ema_core.evaluation.evaluate import evaluate
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import read_lines, write_json
 from ema_core.jobs import queue
-from ema_core.jobs.judging import Asked, judgments_path, launch_judging, to_judge
+from ema_core.jobs.judging import Asked, judge_answers, judgments_path, launch_judging, to_judge
 from ema_core.judging import LlmJudge, judgments_name
 from ema_core.judging.ledger import Ledger
 from ema_core.runs import RunDirectory
+from ema_core.store import Reader, refresh
 from ema_core.training import train
 from tests.engine.conftest import engine_process
 from tests.judging.conftest import FakeJudge
 from tests.judging.test_llm_session import items, run_with_answers
+from tests.store.store_home import Home
 from tests.training.tiny import add_tiny, tiny_spec
 
 Start = Callable[..., FakeJudge]
@@ -90,9 +92,21 @@ def test_a_jobs_spending_limit_is_said_and_counts_what_it_cost_before(fake_judge
     assert Ledger(LlmJudge(server.id("plain")).name).spent_since(0) <= 0.03
 
 
-def test_imported_answers_are_judged_beside_their_table(home: Path) -> None:
-    judge = "openai:gpt-4o:v1"
-    assert judgments_path("import-0a1b2c3d-2", "imported", judge) == home / "imports" / "import-0a1b2c3d" / judgments_name(judge)
+def test_imported_answers_are_judged_beside_their_table(fake_judge: Start, home: Path) -> None:
+    server = fake_judge()
+    folder = Home(home).imported()
+    judge = server.id("plain")
+    path = judgments_path("import-0a1b2c3d-2", "imported", judge)
+    assert path == folder / judgments_name(judge)
+    done = judge_answers(Asked(("import-0a1b2c3d-1",), judge))
+    assert done["judged"] == 3 and {row["run_id"] for row in read_lines(path)[0]} == {"import-0a1b2c3d-1"}
+    done = judge_answers(Asked(("import-0a1b2c3d",), judge))
+    assert done["judged"] == 3 and done["before"] == 3 and len(read_lines(path)[0]) == 6
+    refresh()
+    judged = Reader().judges(["import-0a1b2c3d-1", "import-0a1b2c3d-2"])
+    assert judged == {"imported:gpt": 6, judge: 6}
+    with pytest.raises(EmaError, match="no imported run"):
+        judge_answers(Asked(("import-ffffffff",), judge))
 
 
 def test_a_failed_answer_is_asked_again_and_rule_scored_suites_are_left_out(fake_judge: Start, home: Path) -> None:
