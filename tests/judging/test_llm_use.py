@@ -14,11 +14,13 @@ import pytest
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import evaluate
 from ema_core.evaluation.spec import EvalSpec
+from ema_core.evaluation.suites import load_suite
 from ema_core.files import read_lines, write_json
 from ema_core.jobs import queue
 from ema_core.jobs.judging import Asked, judge_answers, judgments_path, launch_judging, to_judge
 from ema_core.judging import LlmJudge, judgments_name
 from ema_core.judging.ledger import Ledger
+from ema_core.models import adapters
 from ema_core.runs import RunDirectory
 from ema_core.store import Reader, refresh
 from ema_core.training import train
@@ -127,6 +129,9 @@ def test_an_evaluation_is_judged_by_a_language_model_in_domain_too(fake_judge: S
     train(run, loaded=model)
     judge = server.id("plain")
     specs = [EvalSpec(suite="general", samples=1, max_tokens=3, judge=judge)]
+    there = {"adapter_hash": adapters.adapter_hash(run.adapter), "suite_hash": load_suite("general", "tiny").hash, "created": 0.0}
+    write_json(run.evals / specs[0].id / "spec.json", there)
+    (run.evals / specs[0].id / "margins.jsonl").write_text("")  # the margin needs no judge
     (folder,) = evaluate({run: specs}, loader=lambda name, device: model)[run.id]
     judged = read_lines(folder / judgments_name(judge))[0]
     answers = read_lines(folder / "samples.jsonl")[0]
