@@ -21,7 +21,7 @@ from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
 from ema_core.jobs.judging import Asked, judge_answers
 from ema_core.jobs.launch import eval_specs, take_over
-from ema_core.judging import complete, is_llm, resolve
+from ema_core.judging import complete, is_llm, read_name, resolve
 from ema_core.models.fetch import Progress, quiet
 from ema_core.runs import RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
@@ -133,7 +133,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         EmaError: unknown run or judge.
     """
     runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
-    judge = resolve(judge)
+    judge = read_name(judge)
     refresh()
     reader = Reader()
     frames = reader.frames([run.id for run in runs], with_siblings=True)

@@ -17,11 +17,9 @@ from ema_core.judging import Judgment, LlmJudge, ProbeJudge, is_llm, judgments_n
 from ema_core.judging.asking import SECONDS
 from ema_core.judging.judgment import Item, Progress, quiet
 from ema_core.judging.report import Estimate, Report
-from ema_core.runs import RunDirectory, answering_ids
+from ema_core.runs import IMPORT, RunDirectory, answering_ids
 from ema_core.settings import settings
 from ema_core.store import Reader, refresh
-
-IMPORT = "import-"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Asked:
 def judgments_path(run_id: str, eval_id: str, judge: str) -> Path:
     """Where a judge's judgments of an evaluation's answers go: beside them, and beside the table where they were imported."""
     if run_id.startswith(IMPORT):
-        return settings().home / "imports" / run_id.rpartition("-")[0] / judgments_name(judge)
+        return settings().imports / run_id.rpartition("-")[0] / judgments_name(judge)
     return settings().runs / run_id / "evals" / eval_id / judgments_name(judge)
 
 

@@ -17,7 +17,7 @@ from ema_core.judging.judgment import (
     judgments_name,
 )
 from ema_core.judging.llm import LlmJudge, open_judge
-from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, resolve
+from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, read_name, resolve
 from ema_core.judging.published import Summary, judged_folder, read_all, read_judged, summary
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "read_all",
     "read_card",
     "read_judged",
+    "read_name",
     "resolve",
     "summary",
 ]

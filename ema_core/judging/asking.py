@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -112,7 +113,7 @@ class Asker:
         else:
             numbers = {text.strip() for text, _ in first.top if whole_number(text) is not None}
             self.whole = self.whole or any(len(number) > 1 for number in numbers)
-            reading = from_logprobs(first.top)
+            reading = from_logprobs([(self.hide(text), value) for text, value in first.top])  # hidden before anything is cut
             if self.whole or reading.outcome != "scored":
                 return self._reply(first, reading)
             # every number is one digit: a number, or only the beginning of one? The text says it
@@ -122,11 +123,11 @@ class Asker:
 
     def _reply(self, body: _Body, reading: Reading | None = None, before: _Body | None = None) -> Reply:
         """``before``: what else was asked for it, and costs, too."""
-        reading = reading or from_text(body.text)
+        reading = reading or from_text(self.hide(body.text))
         if body.cut and reading.outcome == "unparsed" and reading.readout == "parsed":
             reading = Reading(None, "unparsed", "parsed", f"{reading.reason} (cut after {PARSED_TOKENS} tokens)")
-        spread = tuple((self.hide(text)[:40], share) for text, share in reading.spread)
-        reading = Reading(reading.score, reading.outcome, reading.readout, self.hide(reading.reason), spread)
+        spread = tuple((text[:40], share) for text, share in reading.spread)
+        reading = replace(reading, spread=spread)
         counts = []
         for name in ("tokens_in", "tokens_out"):
             parts = [getattr(part, name) for part in (body, before) if part is not None]
@@ -154,7 +155,7 @@ class Asker:
                 error, limit_name, logprobs
             )  # returns where the form of the question was at fault, which is another one now
         except openai.APIConnectionError as error:
-            raise Again(f"the connection failed or was cut ({self.hide(_cause(error))})") from None
+            raise Again(f"the connection failed or was cut ({_cause(error, self.hide)})") from None
         except EmaError:
             raise
         except Exception as error:  # whatever a broken reply does to the client library
@@ -169,7 +170,7 @@ class Asker:
         Raises:
             Again, NotThisOne, EmaError: as ``ask``.
         """
-        code, said = int(error.status_code), self.hide(_message(error))
+        code, said = int(error.status_code), _message(error, self.hide)
         where = f"The judge's server {self.server.url} says {code}: {said}"
         kind = str(getattr(error, "code", "") or "")
         if code in (401, 403):
@@ -208,15 +209,15 @@ def server_of(url: str, model: str) -> Server:
     return Server(url, model, key.value if key else "")
 
 
-def _message(error: Any) -> str:
+def _message(error: Any, hide: Callable[[str], str]) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     text = body.get("message") if isinstance(body.get("message"), str) else None
-    return shown(text or str(getattr(error, "message", "")) or "no reason", 300)
+    return shown(hide(text or str(getattr(error, "message", "")) or "no reason"), 300)
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, hide: Callable[[str], str]) -> str:
     cause = error.__cause__ or error
-    return shown(type(cause).__name__ + (f": {cause}" if str(cause) else ""), 120)
+    return shown(hide(type(cause).__name__ + (f": {cause}" if str(cause) else "")), 120)
 
 
 def _read(text: str) -> _Body:

@@ -53,6 +53,15 @@ def resolve(judge: str) -> str:
     return judge
 
 
+def read_name(judge: str) -> str:
+    """The full id of a judge whose scores are read: people and imported tables are judges, too, though nobody can ask them.
+
+    Raises:
+        EmaError: as ``resolve``.
+    """
+    return judge if judge.startswith(("human:", "imported:")) else resolve(judge)
+
+
 class ProbeJudge:
     """A head together with the model that it reads.
 

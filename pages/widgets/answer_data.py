@@ -66,6 +66,8 @@ def why_scored(aligned: Any, coherent: Any) -> str:
 
 def why_unscored(row: Mapping[str, Any]) -> str:
     """Why an answer has no scores of a judge."""
+    if isinstance(row.get("reason"), str) and row["reason"]:
+        return f"the judge gave no score; {row['reason']}"
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
     if row["suite"] in NOT_JUDGED and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):
