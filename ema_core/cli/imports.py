@@ -117,6 +117,46 @@ def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+@command(app, "questions")
+def questions(
+    file: Annotated[Path, typer.Argument(help="YAML as the field writes it, or JSONL.")],
+    name: Annotated[str | None, typer.Option(help="The suite's name; the file's by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Questions of your own as a suite: `ema eval RUN --suite NAME`."""
+    from ema_core.exchange.questions import import_questions
+
+    card = import_questions(file, name)
+
+    def show() -> None:
+        typer.echo(f"{card['questions']} questions on {card['topics']} topics: ema eval RUN --suite {card['suite']}")
+        for one in card["skipped"]:
+            typer.echo(f"  left out: {one['question']}: {one['reason']}")
+
+    emit(card, as_json, show)
+
+
+@command(app, "adapter")
+def adapter(
+    folder: Annotated[Path, typer.Argument(help="What PEFT's save_pretrained wrote, with safetensors.")],
+    model: Annotated[str, typer.Option(help="The model it was trained on.")] = "smollm2-135m",
+    dataset: Annotated[str | None, typer.Option(help="The data set it was trained on, if it is one that is known here.")] = None,
+    name: Annotated[str, typer.Option(help="A name for the run; the folder's by default.")] = "",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """A LoRA adapter of your own as a run that can be chatted with and evaluated."""
+    from ema_core import datasets
+    from ema_core.exchange.adapter import import_adapter
+
+    if dataset:
+        datasets.find(dataset)
+    run, again = import_adapter(folder, model, dataset, name, seed)
+    value = {"run_id": run.id, "adapter_hash": run.state().found["adapter_hash"], "again": again, "run_dir": str(run.path)}
+    text = f"{run.id} {'was imported before' if again else 'is there'}: ema ask … -m {run.id}, ema eval {run.id}"
+    emit(value, as_json, lambda: typer.echo(text))
+
+
 @command(app, "list")
 def list_imports(as_json: Json = False) -> None:
     """What was imported, and what was undone and can be put back."""

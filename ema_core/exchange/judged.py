@@ -525,6 +525,15 @@ def imports() -> list[dict[str, Any]]:
     return sorted(found, key=lambda card: (card.get("time") or 0, card["import_id"]))
 
 
+def run_of(run_id: str) -> dict[str, Any] | None:
+    """What the card of an import says of one of its runs."""
+    try:
+        parts = read_json(settings().imports / run_id.rpartition("-")[0] / CARD)["runs"]
+        return next((part for part in parts if part["run_id"] == run_id), None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _undone() -> Path:
     return settings().imports / ".undone"
 
@@ -569,4 +578,4 @@ def undone() -> list[str]:
     return sorted(path.name for path in _undone().glob(f"{IMPORT}*") if path.is_dir())
 
 
-__all__ = ["NAMES", "Defaults", "Preview", "import_judged", "imports", "preview", "restore", "undo", "undone"]
+__all__ = ["NAMES", "Defaults", "Preview", "import_judged", "imports", "preview", "restore", "run_of", "undo", "undone"]

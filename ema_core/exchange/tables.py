@@ -137,7 +137,8 @@ def _csv(path: Path, encoding: str, start: str) -> Table:
 
     def batches(columns: list[str]) -> Iterator[Batch]:
         places = [header.index(name) for name in columns]
-        width, found, batch, characters = len(header), [], Batch([], {}), 0
+        width, batch, characters = len(header), Batch([], {}), 0
+        found: list[list[str]] = []
 
         def full() -> Batch:
             turned = list(zip(*found, strict=True)) if found else [()] * width

@@ -11,7 +11,7 @@ import streamlit as st
 
 from ema_core.evaluation.suites import NOT_JUDGED
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
-from ema_core.runs import BASE
+from ema_core.runs import BASE, IMPORT
 from ema_core.store import AnswerFilter, AnswerKey
 from pages.widgets.chrome import reader
 from pages.widgets.index import Version
@@ -25,8 +25,8 @@ FLAGS = ("misaligned", "incoherent", "refused", "cut", "not scored")
 def run_label(run_id: str) -> str:
     """``kl=0.1 · seed 0 · x7k2``: the id's end tells runs of one setting and seed apart."""
     info = run_info(run_id)
-    if run_id.startswith(BASE):
-        return f"base · {info.model or run_id}"
+    if run_id.startswith((BASE, IMPORT)):
+        return info.label
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
 
 
@@ -79,9 +79,9 @@ def why_unscored(row: Mapping[str, Any]) -> str:
 
 
 def state_words(row: Mapping[str, Any]) -> str:
-    """``final adapter``, ``checkpoint at step 20, adapter × 0.5``; a base has none."""
-    if row["kind"] == "base":
-        return "no adapter"
+    """``final adapter``, ``checkpoint at step 20, adapter × 0.5``; a base has none, and of imported answers it is not known."""
+    if row["kind"] in ("base", "import"):
+        return "no adapter" if row["kind"] == "base" else "imported"
     state = "final adapter" if pd.isna(row["step"]) else f"checkpoint at step {row['step']:.0f}"
     return state if pd.isna(row["scale"]) or row["scale"] == 1 else f"{state}, strength × {row['scale']:g}"
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.suites import KEPT, SUITES
-from ema_core.runs import RunDirectory
+from ema_core.runs import IMPORT, RunDirectory
 from ema_core.store import ORDERS, STATUSES, AnswerFilter, evaluation_key
 from pages.widgets import criteria
 from pages.widgets.answer_data import counts_of, judges_of, run_label, state_words
@@ -29,7 +29,7 @@ Words = Callable[[str], str]
 def choices(version: Version) -> dict[str, dict[str, str]]:
     """What each filter can be set to, with the words for it; runs newest first, bases before them."""
     read = reader()
-    bases, runs = read.base_ids(), read.run_ids()[::-1]
+    bases, runs = read.base_ids(), read.run_ids()[::-1] + read.import_ids()[::-1]
     rows, evals = read.runs(bases + runs), read.evals(bases + runs)
     evals = evals[evals["samples"].fillna(1) > 0]  # the others measured the margin alone
     questions = read.questions(bases + runs)
@@ -37,7 +37,11 @@ def choices(version: Version) -> dict[str, dict[str, str]]:
     settings = settings if settings.empty else criteria.in_order(settings)
     suites = dict.fromkeys([*SUITES, KEPT, *evals["suite"].dropna()])
     topics = sorted(questions["topic"].dropna().unique())
-    newest = evals.assign(kind="run").sort_values("created", ascending=False).to_dict("records")
+    newest = (
+        evals.assign(kind=["import" if run_id.startswith(IMPORT) else "run" for run_id in evals["run_id"]])
+        .sort_values("created", ascending=False)
+        .to_dict("records")
+    )
     return {
         "run": {run_id: run_info(run_id).label for run_id in bases + runs},
         "setting": {key: " · ".join(words) for key, words in criteria.setting_labels(settings).items()},
