@@ -90,14 +90,15 @@ def newest_first() -> list[str]:
 
 def pick_runs(
     label: str = "Runs", *, key: str = "runs", param: str = "run", default: Callable[[list[str]], Sequence[str]] | None = None,
-    only: Callable[[str], bool] | None = None, max_selections: int | None = None, help: str | None = None,
+    only: Callable[[str], bool] | None = None, max_selections: int | None = None, help: str | None = None, also: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
     """A multiselect over all runs; returns the ids chosen.
 
     The URL parameter ``param`` (repeated, or with commas) is the truth; a visit without it gets the session's last choice under
-    ``key``, a first one what ``default`` takes from the ids (newest first). An id's unambiguous beginning or end will do.
+    ``key``, a first one what ``default`` takes from the ids (newest first). An id's unambiguous beginning or end will do. ``also``
+    are ids of answers without a run directory.
     """
-    options = [run_id for run_id in newest_first() if only is None or only(run_id)]
+    options = [run_id for run_id in newest_first() if only is None or only(run_id)] + list(also)
     memory, widget = f"{key}-chosen", f"{key}-picker"
     asked = [part for value in st.query_params.get_all(param) for part in value.split(",") if part]
     if not asked:
