@@ -157,6 +157,24 @@ def adapter(
     emit(value, as_json, lambda: typer.echo(text))
 
 
+@command(app, "run")
+def run(path: Annotated[Path, typer.Argument(help="A folder or zip that `ema export` wrote.")], as_json: Json = False) -> None:
+    """Open runs or a study from elsewhere, once every file was held against its hash."""
+    from ema_core.exchange.bundle import import_bundle
+
+    brought = vars(import_bundle(path, Bar()))
+
+    def show() -> None:
+        for kind, found in brought.items():
+            for name, what in found.items():
+                typer.echo(f"{kind.removesuffix('s') if kind != 'studies' else 'study'} {name}: {_BROUGHT[what]}")
+
+    emit(brought, as_json, show)
+
+
+_BROUGHT = {"new": "is here now", "there": "was here; evaluations that it lacked were added", "kept": "yours stays as it is"}
+
+
 @command(app, "list")
 def list_imports(as_json: Json = False) -> None:
     """What was imported, and what was undone and can be put back."""

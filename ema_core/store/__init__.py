@@ -1,7 +1,7 @@
 """DuckDB as an index of the run directories: made from files, read by pages, deleted without loss."""
 
 from ema_core.store.answers import CUT, ORDERS, STATUSES, AnswerFilter, AnswerKey, evaluation_key
-from ema_core.store.export import export_csv
+from ema_core.store.export import export_csv, export_parquet
 from ema_core.store.ingest import IndexReport, build_index, refresh
 from ema_core.store.reader import Reader
 
@@ -16,5 +16,6 @@ __all__ = [
     "build_index",
     "evaluation_key",
     "export_csv",
+    "export_parquet",
     "refresh",
 ]
