@@ -93,7 +93,8 @@ def agreement_part() -> None:
     )
     left_side, right_side = st.columns(2)
     left_side.plotly_chart(confusion(found.confusion, first, second), key="confusion", height=380, config=BARE)
-    right_side.plotly_chart(scores_scatter(found.rows, first, second), key="scatter", height=380, config=BARE)
+    if found.pearson.n:
+        right_side.plotly_chart(scores_scatter(found.rows, first, second), key="scatter", height=380, config=BARE)
     _most_apart(found, first, second)
     for judge in dict.fromkeys(REPEAT.sub("", name) for name in (first, second)):
         with errors():
