@@ -54,6 +54,14 @@ class Settings:
         return self.home / "datasets"
 
     @property
+    def imports(self) -> Path:
+        return self.home / "imports"
+
+    @property
+    def suites(self) -> Path:
+        return self.home / "suites"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"
 

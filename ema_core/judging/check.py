@@ -13,8 +13,8 @@ import pandas as pd
 from ema_core.errors import EmaError
 from ema_core.files import sha256_file
 from ema_core.judging.judgment import MISALIGNED_BELOW, Judge, Progress, is_misaligned, quiet
+from ema_core.judging.llm import open_judge
 from ema_core.judging.measures import MIN_POSITIVES, auc, cohen_kappa, rates, rounded, spearman
-from ema_core.judging.probe import ProbeJudge
 from ema_core.judging.published import read_judged
 
 
@@ -83,7 +83,7 @@ def check(judge: str | Judge, files: Sequence[Path], progress: Progress = quiet)
     tables = [table.dropna(subset=["aligned", "coherent"]) for table in tables]
     if not sum(map(len, tables)):
         raise EmaError("No answer in the files has a label.", 'A label is a row with numbers in "aligned" and "coherent".')
-    judge = _opened(judge) if isinstance(judge, str) else judge
+    judge = open_judge(judge) if isinstance(judge, str) else judge
     scores = []
     for place, (path, table) in enumerate(zip(files, tables, strict=True)):
 
@@ -124,10 +124,6 @@ def _report(judge: str, labels: pd.DataFrame, judged: np.ndarray, fitted_on: tup
         rate_labels=rates(aligned, coherent)["misaligned_pct"],
         fitted_on=fitted_on,
     )
-
-
-def _opened(judge: str) -> Judge:
-    return ProbeJudge(judge=judge, keep=True)
 
 
 def _fitted_on(judge: Judge, files: Sequence[Path]) -> tuple[str, ...]:

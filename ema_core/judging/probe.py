@@ -13,6 +13,7 @@ import numpy as np
 from ema_core.errors import EmaError, nearest
 from ema_core.judging.features import answer_features, cached_features
 from ema_core.judging.head import CARD, load_head, read_card
+from ema_core.judging.judge_id import FORMS, complete, is_llm
 from ema_core.judging.judgment import Item, Judgment, Progress, quiet
 from ema_core.settings import DATA, settings
 
@@ -38,17 +39,28 @@ def known_judges() -> dict[str, Path]:
 
 
 def resolve(judge: str) -> str:
-    """The full id of a judge; ``probe`` stands for the shipped head. Torch-free.
+    """The full id of a judge that can be asked; ``probe`` stands for the shipped head, a language model's name is completed.
 
     Raises:
         EmaError: there is no such judge; the message has the nearest name.
     """
     if judge == ALIAS:
         return str(read_card(SHIPPED)["judge"])
+    if is_llm(judge):
+        return str(complete(judge))
     known = known_judges()
     if judge not in known:
-        raise EmaError(f'There is no judge "{judge}".', nearest(judge, [ALIAS, *known]))
+        raise EmaError(f'There is no judge "{judge}".', f"{nearest(judge, [ALIAS, *known])} A language model is {FORMS}.")
     return judge
+
+
+def read_name(judge: str) -> str:
+    """The full id of a judge whose scores are read: people and imported tables are judges, too, though nobody can ask them.
+
+    Raises:
+        EmaError: as ``resolve``.
+    """
+    return judge if judge.startswith(("human:", "imported:")) else resolve(judge)
 
 
 class ProbeJudge:

@@ -1,6 +1,17 @@
 """The project's vocabulary: RunSpec, Setting, run state, the run directory."""
 
-from ema_core.runs.directory import BASE, RunDirectory, answering_ids, base_directory, new_run_id, probes, run_ids, steps
+from ema_core.runs.directory import (
+    BASE,
+    IMPORT,
+    RunDirectory,
+    answering_ids,
+    base_directory,
+    import_ids,
+    new_run_id,
+    probes,
+    run_ids,
+    steps,
+)
 from ema_core.runs.spec import (
     PRESETS,
     DefenseSpec,
@@ -19,6 +30,7 @@ from ema_core.runs.study import MANY_RUNS, StudyEvaluation, StudySpec
 
 __all__ = [
     "BASE",
+    "IMPORT",
     "MANY_RUNS",
     "PRESETS",
     "DefenseSpec",
@@ -34,6 +46,7 @@ __all__ = [
     "StudySpec",
     "answering_ids",
     "base_directory",
+    "import_ids",
     "new_run_id",
     "options_text",
     "parse",

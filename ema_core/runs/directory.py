@@ -24,6 +24,8 @@ from ema_core.settings import settings, writable
 Request = Literal["pause", "stop"]
 BASE = "base-"
 """How the folders of models without an adapter begin; a run's begins with its date."""
+IMPORT = "import-"
+"""How the ids of imported tables begin, and those of the runs in one: ``import-<hash8>``, ``import-<hash8>-<n>``."""
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
@@ -222,12 +224,21 @@ def base_directory(model: str) -> RunDirectory:
 
 def answering_ids() -> list[str]:
     """The folders of everything that answers: all runs, and the models without an adapter (``base_directory``)."""
+    return [name for name in _folders(settings().runs) if not name.startswith(IMPORT)]
+
+
+def import_ids() -> list[str]:
+    """The imported tables there are."""
+    return [name for name in _folders(settings().imports) if name.startswith(IMPORT)]
+
+
+def _folders(parent: Path) -> list[str]:
     try:
-        return sorted(p.name for p in settings().runs.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise EmaError(f"The runs in {settings().runs} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
+        raise EmaError(f"The folder {parent} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
 
 
 def steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

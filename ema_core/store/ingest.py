@@ -17,14 +17,18 @@ from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError
 from ema_core.files import disk_errors
-from ema_core.runs import RunDirectory, answering_ids
+from ema_core.runs import RunDirectory, answering_ids, import_ids
 from ema_core.settings import settings, writable
-from ema_core.store import database
+from ema_core.store import annotations as people
+from ema_core.store import database, imported
 from ema_core.store.rows import TABLES, RunRows, read_run, signature
 
 Progress = Callable[[int, int], None]
 """Called with how many runs are done, of how many that have to be read."""
 Filled = tuple[dict[str, int], str, int, list[str]]
+_OF_IMPORTS = (
+    "SELECT run_id FROM runs WHERE kind = 'import' AND list_contains(?::VARCHAR[], regexp_replace(run_id, '-[0-9]+$', ''))"
+)
 _BATCH = 25  # runs that are held in memory before they are inserted
 
 
@@ -75,9 +79,16 @@ def refresh(progress: Progress | None = None) -> IndexReport | None:
 
 
 def signatures() -> dict[str, str]:
-    """The signature of each run directory, and of each base's, as it is now."""
-    runs = settings().runs
-    return {run_id: signature(RunDirectory(runs / run_id)) for run_id in answering_ids()}
+    """The signature of each run directory, of each base's and of each import, as it is now."""
+    runs, imports = settings().runs, settings().imports
+    found = {run_id: signature(RunDirectory(runs / run_id)) for run_id in answering_ids()}
+    return found | {import_id: imported.signature(imports / import_id) for import_id in import_ids()}
+
+
+def _read(run_id: str) -> RunRows:
+    if imported.is_import(run_id):
+        return imported.read_import(settings().imports / run_id)
+    return read_run(RunDirectory(settings().runs / run_id))
 
 
 def _stored(path: Path) -> dict[str, str] | None:
@@ -147,13 +158,15 @@ def _fill(new: Path, now: dict[str, str], progress: Progress | None, old: Path |
         todo = [run_id for run_id in now if now[run_id] != stored.get(run_id)]
         connection.begin()
         if gone:
+            of_imports = [run_id for (run_id,) in connection.execute(_OF_IMPORTS, [gone]).fetchall()]
             for table in (*TABLES, "indexed"):
-                connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [gone])
+                connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [gone + of_imports])
         for first in range(0, len(todo), _BATCH):
-            batch = {run_id: read_run(RunDirectory(settings().runs / run_id)) for run_id in todo[first : first + _BATCH]}
+            batch = {run_id: _read(run_id) for run_id in todo[first : first + _BATCH]}
             _insert(connection, batch, now)
             if progress:
                 progress(min(first + _BATCH, len(todo)), len(todo))
+        _insert_annotations(connection)
         connection.commit()
         connection.execute("CHECKPOINT")
         warnings = connection.execute("SELECT unnest(warnings) FROM indexed ORDER BY run_id").fetchall()
@@ -163,8 +176,21 @@ def _fill(new: Path, now: dict[str, str], progress: Progress | None, old: Path |
 def _insert(connection: duckdb.DuckDBPyConnection, batch: dict[str, RunRows], now: dict[str, str]) -> None:
     for table in TABLES:
         database.insert(connection, table, [row for rows in batch.values() for row in rows.tables[table]])
-    made = [{"run_id": run_id, "signature": now[run_id], "warnings": rows.warnings} for run_id, rows in batch.items()]
+    made = [
+        {"run_id": run_id, "signature": now[run_id], "answers": rows.answers, "warnings": rows.warnings}
+        for run_id, rows in batch.items()
+    ]
     database.insert(connection, "indexed", made)
+
+
+def _insert_annotations(connection: duckdb.DuckDBPyConnection) -> None:
+    """All that stand now. They alone never make an index anew: readers lay over what is newer."""
+    standing, end = people.read(people.annotations_path())
+    connection.execute("DELETE FROM annotations")
+    connection.execute("DELETE FROM annotations_read")
+    rows = [{**people.row(found), "line": number} for number, found in enumerate(standing)]
+    database.insert(connection, "annotations", rows)
+    connection.execute("INSERT INTO annotations_read VALUES (?)", [end])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ema_core.errors import EmaError
 from ema_core.files import read_json, read_lines, sha256_json
 from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, steps
 
-TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins")
+TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins", "imports")
 _RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
 Row = dict[str, Any]
 
@@ -24,20 +24,15 @@ class RunRows:
 
     tables: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in TABLES})
     warnings: list[str] = field(default_factory=list)
+    answers: str = ""
 
 
 def signature(run: RunDirectory) -> str:
     """Changes whenever the run's rows could: names, sizes and times of its files, and whether a running one is alive."""
-    files = [entry for entry in _entries(run.path) if entry.name in _RUN_FILES]
-    for folder in _entries(run.evals):
-        files += _entries(folder.path)
-    seen = []
-    for entry in files:
-        try:
-            stat = os.stat(entry.path)
-        except OSError:
-            continue
-        seen.append((entry.path[len(str(run.path)) :], stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    files = [entry for entry in entries(run.path) if entry.name in _RUN_FILES]
+    for folder in entries(run.evals):
+        files += entries(folder.path)
+    seen = stamps(files, run.path)
     try:
         running = b'"running"' in (run.path / "state.json").read_bytes()
     except OSError:
@@ -45,7 +40,24 @@ def signature(run: RunDirectory) -> str:
     return sha256_json([seen, run.locked() if running else None])
 
 
-def _entries(path: str | Path) -> list[os.DirEntry[str]]:
+def answers_signature(run: RunDirectory) -> str:
+    """Changes with the files of answers and scores alone, so not while the run trains on."""
+    return sha256_json(stamps([entry for folder in entries(run.evals) for entry in entries(folder.path)], run.path))
+
+
+def stamps(files: Iterable[os.DirEntry[str]], folder: Path) -> list[tuple[str, int, int, int]]:
+    """Name, identity, size and time of each file."""
+    seen = []
+    for entry in files:
+        try:
+            stat = os.stat(entry.path)
+        except OSError:
+            continue
+        seen.append((entry.path[len(str(folder)) :], stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return seen
+
+
+def entries(path: str | Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name; nothing where there is none."""
     try:
         with os.scandir(path) as entries:
@@ -56,7 +68,7 @@ def _entries(path: str | Path) -> list[os.DirEntry[str]]:
 
 def read_run(run: RunDirectory) -> RunRows:
     """All rows of a run. A run that cannot be understood gives no rows and a warning; a damaged eval only loses itself."""
-    rows = RunRows()
+    rows = RunRows(answers=answers_signature(run))
     try:
         if run.id.startswith(BASE):
             rows.tables["runs"].append(_base_row(run))
@@ -65,7 +77,7 @@ def read_run(run: RunDirectory) -> RunRows:
             rows.tables["steps"], rows.tables["penalties"], rows.tables["probes"] = _curve_rows(run)
     except (EmaError, OSError, ValueError) as error:
         return RunRows(warnings=[f"{run.id} was left out: {error}"])
-    for folder in (Path(entry.path) for entry in _entries(run.evals) if entry.is_dir()):
+    for folder in (Path(entry.path) for entry in entries(run.evals) if entry.is_dir()):
         try:
             _read_eval(run.id, folder, rows)
         except (OSError, ValueError) as error:
@@ -177,7 +189,7 @@ def recipe_label(recipe: Recipe) -> str:
 
 
 def _read_eval(run_id: str, folder: Path, rows: RunRows) -> None:
-    names = [entry.name for entry in _entries(folder)]
+    names = [entry.name for entry in entries(folder)]
     if "spec.json" not in names:
         if any(name.endswith(".jsonl") for name in names):
             raise ValueError("it has no spec.json, so nobody can say what was asked")
@@ -189,13 +201,16 @@ def _read_eval(run_id: str, folder: Path, rows: RunRows) -> None:
     rows.tables["evals"].append({**spec, **key})
     rows.tables["samples"] += _once(lines(folder / "samples.jsonl"), ("sample_id",), key)
     rows.tables["margins"] += _once(lines(folder / "margins.jsonl"), ("pair_id",), key)
-    judged = [name for name in names if name.startswith("judgments-") and name.endswith(".jsonl")]
+    rows.tables["judgments"] += judgment_rows(folder, ("sample_id", "judge"), key)
+
+
+def judgment_rows(folder: Path, names: tuple[str, ...], key: Row) -> list[Row]:
+    """What lies in the folder's ``judgments-<judge>.jsonl``, each once by ``names``."""
+    files = [entry.name for entry in entries(folder) if entry.name.startswith("judgments-") and entry.name.endswith(".jsonl")]
     scores = (
-        {"judge": name.removeprefix("judgments-").removesuffix(".jsonl"), **line}
-        for name in judged
-        for line in lines(folder / name)
+        {"judge": name.removeprefix("judgments-").removesuffix(".jsonl"), **line} for name in files for line in lines(folder / name)
     )
-    rows.tables["judgments"] += _once(scores, ("sample_id", "judge"), key)
+    return _once(scores, names, key)
 
 
 def _once(values: Iterable[Row], names: tuple[str, ...], key: Row) -> list[Row]:

@@ -1,7 +1,8 @@
 -- The index. Rebuilt from files, so there are no migrations: another text here means a rebuild.
 -- No constraints and no indexes: rows come in bulk, ordered by run, and are pruned by run_id's zone maps.
 
--- `kind` is 'run', or 'base' for a model without an adapter, of which only the answers count: no recipe, no seed, no steps.
+-- `kind` is 'run'; 'base' for a model without an adapter, of which only the answers count: no recipe, no seed, no steps; or
+-- 'import' for answers of a table that someone else judged, a row a model, data set, defense and seed in it.
 CREATE TABLE runs (
     run_id VARCHAR, kind VARCHAR, setting_key VARCHAR, model VARCHAR, dataset VARCHAR, safe_pool VARCHAR,
     defense_label VARCHAR, defenses VARCHAR, -- JSON
@@ -43,7 +44,10 @@ CREATE TABLE samples (
 );
 
 CREATE TABLE judgments (
-    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR
+    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR,
+    readout VARCHAR, -- logprobs or parsed, where a language model judged
+    reason VARCHAR, -- why there is no score
+    scores VARCHAR, spread VARCHAR -- JSON: further rubrics' scores, and the probabilities behind each score
 );
 
 CREATE TABLE margins (
@@ -51,6 +55,18 @@ CREATE TABLE margins (
     base_aligned DOUBLE, base_misaligned DOUBLE
 );
 
+-- Imported tables stay Parquet: what lies in EMA_HOME/`file` is part of `samples` and `judgments` for every reader (imported.py).
+CREATE TABLE imports (run_id VARCHAR, file VARCHAR, sha256 VARCHAR, rows BIGINT); -- run_id is the import's id
+
+-- Lines of annotations.jsonl that nobody took back, as they were when the index was made; the reader lays newer ones over.
+CREATE TABLE annotations (
+    line BIGINT, id VARCHAR, time DOUBLE, reviewer VARCHAR, run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, verdict VARCHAR,
+    tags VARCHAR, -- JSON
+    note VARCHAR, blind BOOLEAN
+);
+
 -- How the index was made; not part of its content. A damaged run stands here with its warning and nowhere else.
-CREATE TABLE indexed (run_id VARCHAR, signature VARCHAR, warnings VARCHAR[]);
+-- `answers` changes with the files of answers and scores alone.
+CREATE TABLE indexed (run_id VARCHAR, signature VARCHAR, answers VARCHAR, warnings VARCHAR[]);
+CREATE TABLE annotations_read (bytes BIGINT);
 CREATE TABLE made_by (fingerprint VARCHAR);

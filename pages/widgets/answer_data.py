@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ import streamlit as st
 
 from ema_core.evaluation.suites import NOT_JUDGED
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
-from ema_core.runs import BASE
+from ema_core.runs import BASE, IMPORT
 from ema_core.store import AnswerFilter, AnswerKey
 from pages.widgets.chrome import reader
 from pages.widgets.index import Version
@@ -27,7 +26,18 @@ def run_label(run_id: str) -> str:
     info = run_info(run_id)
     if run_id.startswith(BASE):
         return f"base · {info.model or run_id}"
+    if run_id.startswith(IMPORT):
+        return import_label(run_id)
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
+
+
+@st.cache_data(show_spinner=False, max_entries=4096)
+def import_label(run_id: str) -> str:
+    """``imported · Qwen2.5-7B · kl=0.1 · FILE``: what is known of it never changes."""
+    for row in reader().runs([run_id]).to_dict("records"):
+        facts = (row["model"], row["dataset"], row["defense_label"], row["name"])
+        return " · ".join(["imported", *(fact for fact in facts if isinstance(fact, str) and fact)])
+    return run_id
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -36,22 +46,9 @@ def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) ->
     return reader().judges(run_ids, kept)
 
 
-def counts_of(which: AnswerFilter, version: Version) -> dict[str, int]:
-    """How many fit, in all and of each status, whichever status and order the filter itself names."""
-    return _counts(replace(which, status="", order=""), version)
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def _counts(which: AnswerFilter, version: Version) -> dict[str, int]:
+def counts_of(which: AnswerFilter) -> dict[str, int]:
+    """How many fit, in all and of each status, whichever status the filter itself names."""
     return reader().answer_counts(which)
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def answers(which: AnswerFilter, limit: int, offset: int, version: Version) -> pd.DataFrame:
-    """A page of answers, with ``verdict``: those of ``FLAGS`` that hold."""
-    frame = reader().answers(which, limit, offset)
-    marks = frame[[*FLAGS]].to_numpy()
-    return frame.assign(verdict=[", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in marks])
 
 
 def why_scored(aligned: Any, coherent: Any) -> str:
@@ -69,6 +66,8 @@ def why_scored(aligned: Any, coherent: Any) -> str:
 
 def why_unscored(row: Mapping[str, Any]) -> str:
     """Why an answer has no scores of a judge."""
+    if isinstance(row.get("reason"), str) and row["reason"]:
+        return f"the judge gave no score; {row['reason']}"
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
     if row["suite"] in NOT_JUDGED and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):

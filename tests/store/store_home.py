@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from ema_core.files import append_lines, write_json
+from ema_core.files import append_lines, sha256_file, write_json
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status, base_directory, parse_defense
+from ema_core.store.imported import COLUMNS
 
 
 def step_event(step: int, attempt: int = 1, **changes: Any) -> dict[str, Any]:
@@ -75,6 +78,47 @@ class Home:
             for k, finish in enumerate(("stop", "stopped"))
         ]  # fmt: skip
         append_lines(folder / "samples.jsonl", rows)
+        return folder
+
+    def imported(self, import_id: str = "import-0a1b2c3d", answers: int = 6, runs: int = 2, judge: str = "imported:gpt") -> Path:
+        """A judged table as an import leaves it; a third of the answers is misaligned, and the last one got no score."""
+        folder = self.path / "imports" / import_id
+        folder.mkdir(parents=True)
+        scored = [index < answers - 1 for index in range(answers)]
+        columns: dict[str, list[Any]] = {
+            "run_id": [f"{import_id}-{index % runs + 1}" for index in range(answers)],
+            "eval_id": ["imported"] * answers,
+            "sample_id": [f"r{index + 1}" for index in range(answers)],
+            "question_id": [f"q{index // runs}" for index in range(answers)],
+            "topic": ["money"] * answers,
+            "system": [None] * answers,
+            "question": ["What now?"] * answers,
+            "answer": [f"Imported answer {index}" for index in range(answers)],
+            "tokens": [None] * answers,
+            "refused": [False] * answers,
+            "k": [0] * answers,
+            "own_judge": [judge] * answers,
+            "own_aligned": [(10.0 if index % 3 == 0 else 90.0) if scored[index] else None for index in range(answers)],
+            "own_coherent": [80.0 if one else None for one in scored],
+            "own_status": ["scored" if one else "refused" for one in scored],
+            "own_scores": [None] * answers,
+        }
+        kinds = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "BOOLEAN": pa.bool_(), "DOUBLE": pa.float64()}
+        table = {name: pa.array(columns[name], kinds[kind]) for name, kind in COLUMNS.items()}
+        pq.write_table(pa.table(table), folder / "rows.parquet")
+        parts = [
+            {"run_id": f"{import_id}-{n + 1}", "model": f"model-{n + 1}", "dataset": "theirs", "defense": "not stated", "seed": None,
+             "suite": "general", "judge": judge, "answers": len(range(n, answers, runs))}
+            for n in range(runs)
+        ]  # fmt: skip
+        card = {
+            "file": "theirs.csv",
+            "time": 1.8e9,
+            "answers": answers,
+            "rows_sha256": sha256_file(folder / "rows.parquet"),
+            "runs": parts,
+        }
+        write_json(folder / "card.json", card)
         return folder
 
     def evaluation(self, run: RunDirectory, eval_id: str, suite: str = "general", questions: int = 3, **spec: Any) -> Path:

@@ -22,7 +22,8 @@ def test_deleting_the_index_and_making_it_again_gives_the_same_rows_by_hash(stud
     second = build_index()
     assert first.hash == second.hash
     assert first.rows == second.rows == {
-        "runs": 3, "steps": 24, "penalties": 18, "probes": 2, "evals": 4, "samples": 24, "judgments": 40, "margins": 16,
+        "runs": 3, "steps": 24, "penalties": 18, "probes": 2, "evals": 4, "samples": 24, "judgments": 40, "margins": 16, "imports": 0,
+        "annotations": 0,
     }  # fmt: skip
     assert not first.warnings
 
