@@ -76,6 +76,13 @@ def layers_read(card: dict[str, Any]) -> list[int]:
     return [int(layer) for layer in card["layers_read"]] if "layers_read" in card else [int(card["layer"])]
 
 
+def held_out(card: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a head's alignment with questions, models and both left out; empty where its card has none."""
+    name = card["reads"]["aligned"] if "reads" in card else str(card.get("layer"))
+    found: dict[str, Any] = card.get("layers", {}).get(name, {})
+    return found
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of the head in ``folder``.
 
