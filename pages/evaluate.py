@@ -11,7 +11,7 @@ import streamlit as st
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder, curve_specs
 from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation, sampling
-from ema_core.evaluation.suites import NOT_JUDGED, SUITES, Suite, load_suite, suites_of
+from ema_core.evaluation.suites import NOT_JUDGED, Suite, all_suites, load_suite, suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import SHIPPED, held_out, known_judges, read_card, resolve
@@ -86,7 +86,7 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
     with st.expander("New evaluation", key="new-evaluation", expanded=True, on_change="rerun"):
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
         st.session_state.setdefault("eval-suites", _first_suites(run_ids))
-        suites = st.pills("Suites", list(SUITES), selection_mode="multi", key="eval-suites", help=_suites_help(), wrap=True)
+        suites = st.pills("Suites", list(all_suites()), selection_mode="multi", key="eval-suites", help=_suites_help(), wrap=True)
         first, second, third = st.columns([2, 2, 3])
         preset = first.segmented_control(
             "Preset",
@@ -196,7 +196,7 @@ def _preset_chosen() -> None:
 
 
 def _suites_help() -> str:
-    return "  \n".join(f"{name}: {what}" for name, what in SUITES.items())
+    return "  \n".join(f"{name}: {what}" for name, what in all_suites().items())
 
 
 def _presets_help() -> str:

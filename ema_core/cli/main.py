@@ -13,7 +13,7 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 import typer  # noqa: E402
 
 from ema_core.cli import app as app_commands  # noqa: E402
-from ema_core.cli import ask, compare, data, doctor, gap, judge, persona, runs, samples, study, train  # noqa: E402
+from ema_core.cli import ask, compare, data, doctor, exports, gap, imports, judge, persona, runs, samples, study, train  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,8 @@ app.add_typer(study.setting_app, name="setting")
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.model_app, name="model")
 app.add_typer(judge.app, name="judge")
+app.add_typer(imports.app, name="import")
+app.add_typer(exports.app, name="export")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 
