@@ -12,8 +12,8 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 
 import typer  # noqa: E402
 
-from ema_core.cli import app as app_commands  # noqa: E402
 from ema_core.cli import annotate, ask, compare, data, doctor, gap, judge, persona, runs, samples, study, train  # noqa: E402
+from ema_core.cli import app as app_commands  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True,
