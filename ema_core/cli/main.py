@@ -12,7 +12,6 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 
 import typer  # noqa: E402
 
-from ema_core.cli import app as app_commands  # noqa: E402
 from ema_core.cli import (  # noqa: E402
     annotate,
     ask,
@@ -29,6 +28,7 @@ from ema_core.cli import (  # noqa: E402
     study,
     train,
 )
+from ema_core.cli import app as app_commands  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True,
