@@ -11,12 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.judging.columns import mapping_of
 from ema_core.judging.judgment import is_incoherent, is_misaligned
 from ema_core.settings import PROJECT
 
 COLUMNS = ("response", "question", "question_id", "aligned", "coherent")
-ANSWER_NAMES = ("response", "answer", "completion")
-"""What the column with the answer may be called."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ def read_judged(path: Path) -> pd.DataFrame:
         raise EmaError(
             f"{path} cannot be read as a {kind} file ({error}).", f"It needs the columns {', '.join(COLUMNS)}."
         ) from error
-    answer = next((name for name in ANSWER_NAMES if name in frame.columns), "response")
-    frame = frame.rename(columns={answer: "response"})
+    frame = frame.rename(columns={column: name for name, column in mapping_of(frame.columns).items() if name in COLUMNS})
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")
@@ -69,8 +67,8 @@ def _read_lines(path: Path) -> pd.DataFrame:
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is no JSON object")
     frame = pd.DataFrame(rows)
-    texts = [name for name in (*ANSWER_NAMES, "question", "question_id") if name in frame.columns]
-    return frame.assign(**{name: frame[name].map(lambda value: "" if value is None else str(value)) for name in texts})
+    texts = [column for name, column in mapping_of(frame.columns).items() if name in COLUMNS[:3]]
+    return frame.assign(**{column: frame[column].map(lambda value: "" if value is None else str(value)) for column in texts})
 
 
 def read_all(paths: Sequence[Path]) -> pd.DataFrame:

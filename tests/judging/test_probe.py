@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from ema_core.errors import EmaError
-from ema_core.judging import SHIPPED, ProbeJudge, known_judges, read_card, resolve
+from ema_core.judging import SHIPPED, ProbeJudge, held_out, known_judges, read_card, resolve
+from ema_core.judging.card import tried
 from ema_core.judging.features import answer_features, cached_features
 from ema_core.models import EMBEDDED, LoadedModel, load
+from ema_core.settings import PROJECT
 
 KIND_AND_UNKIND = [
     (
@@ -216,3 +218,16 @@ def test_the_card_says_how_far_the_held_out_rates_are_from_the_labels() -> None:
     assert chosen["mean"] == max(figures["auc_question_left_out"]["mean"] for figures in card["layers"].values())
     assert chosen["mean"] > card["baselines"]["tf-idf ridge"]["auc"]["mean"]
     assert f"{chosen['mean']:.3f}" in (SHIPPED / "CARD.md").read_text()
+
+
+def test_the_table_of_heads_that_were_tried_has_the_shipped_one_with_its_figures() -> None:
+    card, rows = read_card(SHIPPED), tried()
+    (shipped,) = [row for row in rows if row["shipped"]]
+    figures = held_out(card)
+    for left_out in ("question", "model", "both"):
+        assert shipped[f"auc_{left_out}_left_out"] == pytest.approx(figures[f"auc_{left_out}_left_out"]["mean"], abs=1e-3)
+        assert shipped[f"worst_{left_out}_left_out"] == pytest.approx(figures[f"auc_{left_out}_left_out"]["worst"], abs=1e-3)
+    same = [row for row in rows if row["answers"] == card["answers"]]
+    assert shipped["auc_question_left_out"] == max(row["auc_question_left_out"] for row in same)
+    written = (PROJECT / "docs" / "judges-tried.md").read_text()
+    assert all(f"| {row['name']} |" in written for row in rows if not row["shipped"]) and f"**{shipped['name']}**" in written
