@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.evaluation.suites import suites_of
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
+from ema_core.jobs.judging import Asked, judge_answers
 from ema_core.jobs.launch import eval_specs, take_over
-from ema_core.judging import resolve
+from ema_core.judging import complete, is_llm, read_name, resolve
 from ema_core.models.fetch import Progress, quiet
 from ema_core.runs import IMPORT, RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
@@ -82,11 +84,12 @@ def _trained(
 def evaluate(
     run_ids: Sequence[str] | str, suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = False, over_engine: bool = False, progress: Progress = quiet,
+    limit_usd: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate runs here and now, and sample the base beside them; returns what ``compare`` does, with the evaluations' folders.
     Without ``suites`` each run is measured by those of its data set.
 
-    ``over_engine``: the answers come from the engine, or from the server that ``EMA_ENGINE_URL`` names, instead of this process.
+    ``limit_usd``: what a judge that is paid for may cost. ``over_engine``: the answers come from the engine, or from the server that ``EMA_ENGINE_URL`` names, instead of this process.
 
     Raises:
         EmaError: unknown run, suite or judge, a run without an adapter, or no engine.
@@ -99,11 +102,27 @@ def evaluate(
         {run: asked + (curve_specs(run) if curve else []) for run, asked in specs.items()},
         sampler=EngineSampler(Engine.here()) if over_engine else None,
         progress=progress,
+        limit_usd=limit_usd,
     )
     result = compare([run.id for run in runs], judge)
     for row in result["runs"]:
         row["evals"] = [str(folder) for folder in folders[row["run_id"]]]
     return result
+
+
+def judge(
+    run_ids: Sequence[str] | str, judge: str, *, suites: Sequence[str] = (), rubrics: str = "", repeat: int = 1, url: str = "",
+    limit_usd: float | None = None, price_in: float | None = None, price_out: float | None = None, progress: Progress = quiet,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:  # fmt: skip
+    """Judge answers that runs, bases and imports already have (``jobs.judging.judge_answers``); what is judged is not judged again.
+
+    Raises:
+        EmaError: unknown names, no key, or a judge that cannot be asked; what was judged is kept.
+    """
+    name = str(complete(judge, url=url, rubrics=rubrics, repeat=repeat)) if is_llm(judge) else resolve(judge)
+    asked = Asked(tuple(_listed(run_ids)), name, tuple(suites), limit_usd, price_in, price_out)
+    return judge_answers(asked, progress=progress, interrupted=interrupted, since=time.time())
 
 
 def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any]:
@@ -121,7 +140,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
     reader = Reader()
     imported = [_imported(run_id, reader) for run_id in asked if run_id.startswith(IMPORT)]
     if judge not in reader.judges(asked):
-        judge = resolve(judge)
+        judge = read_name(judge)
     frames = reader.frames([run.id for run in runs], with_siblings=True)
     rows = []
     for run in runs:

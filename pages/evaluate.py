@@ -20,6 +20,7 @@ from ema_core.store import AnswerFilter
 from pages.widgets.answer_data import counts_of, judges_of, run_label
 from pages.widgets.chrome import act, duration, errors, header, notices, plain, show_error
 from pages.widgets.index import up_to_date
+from pages.widgets.judge_panel import judge_panel
 from pages.widgets.run_picker import newest_first, pick_runs, remembered, run_info, run_link
 
 LEAD = """Two measures. The **margin**: how much likelier a run makes the misaligned answer of a pair than the aligned one, as \
@@ -50,6 +51,8 @@ def page() -> None:
         new_evaluation(usable)
     with errors():
         progress()
+    with errors():
+        judge_panel(usable)
     with errors():
         if usable:
             results(usable)
@@ -305,7 +308,7 @@ def results(run_ids: Sequence[str]) -> None:
     version = up_to_date()
     judges = judges_of(tuple(run_ids), version)
     which = AnswerFilter(runs=tuple(run_ids), judge=max(judges, key=lambda judge: judges[judge], default=None))
-    counts = counts_of(which, version)
+    counts = counts_of(which)
     if not counts["all"]:
         st.caption("No sampled answers of these runs yet; with 0 samples a question only the margin is measured.")
         return

@@ -16,7 +16,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.suites import KEPT
 from ema_core.files import append_lines, read_json, read_lines, sha256_json, write_json
 from ema_core.generation.model_id import ModelId, base_model, is_base
-from ema_core.judging import is_refusal
+from ema_core.judging import is_refusal, judgments_name
 from ema_core.runs import RunDirectory, base_directory
 
 LONGEST_NAME = 80
@@ -122,7 +122,7 @@ def _write(folder: Path, chat: Chat, name: str, answers: Sequence[tuple[Turn, An
     for score in [score for _, _, sample in answers for score in sample.scores]:
         judge = score.judge
     for one in {score.judge for _, _, sample in answers for score in sample.scores}:
-        path = folder / f"judgments-{one.replace(':', '_').replace('/', '_')}.jsonl"
+        path = folder / judgments_name(one)
         known = {row["sample_id"] for row in read_lines(path)[0]}
         scores = [
             {

@@ -91,3 +91,24 @@ def _told(chat: Chat, turn: Turn, column: Answers) -> list[dict[str, str]]:
     """What the column's model was asked."""
     system = [{"role": "system", "content": turn.question.system}] if turn.question.system else []
     return [*system, *chat.messages(column.model, turn.number), {"role": "user", "content": turn.question.text}]
+
+
+def project_one(model: str, messages: list[dict[str, str]], answer: str) -> tuple[Card, float]:
+    """One answer on the vector of its base model: the vector's card, and standard deviations from the base's mean.
+
+    Raises:
+        EmaError: there is no vector, or the engine cannot be asked.
+    """
+    card = card_for(model)
+    if card is None:
+        trait, base = _wanted(model) or (personas.MONITORED, "")
+        raise EmaError(
+            f"There is no {trait} vector of {base or 'this model'} yet.",
+            f"Build it on Vectors and scores (ema persona build --trait {trait}{f' --model {base}' if base else ''}).",
+        )
+    engine = Engine.here()
+    able = engine.capabilities()
+    if not able.persona:
+        raise EmaError("The answer cannot be projected here.", f"{able.why_not[:1].upper()}{able.why_not[1:]}.")
+    [found] = engine.project(card.id, [{"id": "0", "model": model, "messages": messages, "answer": answer}])
+    return card, float(found["deviations"])

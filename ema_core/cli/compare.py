@@ -27,12 +27,13 @@ def evaluate(
     engine: Annotated[
         bool, typer.Option("--engine", help="Answers come from the engine (or EMA_ENGINE_URL), not this process.")
     ] = False,
+    limit_usd: Annotated[float | None, typer.Option(min=0, help="What a judge that is paid for may cost, in US dollars.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure margin and sampled answers of runs, with the base's answers beside them."""
     from ema_core import api
 
-    result = api.evaluate(runs, suite or (), samples, preset, judge, curve, engine, Bar())
+    result = api.evaluate(runs, suite or (), samples, preset, judge, curve, engine, Bar(), limit_usd)
     emit(result, as_json, lambda: criteria_table(result))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -87,10 +86,24 @@ def findings() -> list[Finding]:
             "engine", engine.alive or bool(url), f"EMA_ENGINE_URL: {url}" if url else said, "ema app (or: ema serve)", needed=False
         )
     )
-    key = bool(os.environ.get("OPENAI_API_KEY"))
-    said = "OPENAI_API_KEY is set; no judge asks for it yet" if key else "not set, and not needed: the probe judge runs here"
-    found.append(Finding("judge key", key, said, "export OPENAI_API_KEY=…", needed=False))
+    found.append(judge_key())
     return found
+
+
+def judge_key() -> Finding:
+    """Whether a language model can be asked as a judge; the probe needs no key."""
+    from ema_core.judging.judge_id import OPENAI_URL, configured_model, configured_url
+    from ema_core.judging.keys import key_for, key_state
+
+    try:
+        url = configured_url() or OPENAI_URL
+    except EmaError as error:
+        return Finding("judge key", False, error.message, error.hint, needed=False)
+    model = f", model {configured_model()}" if configured_model() else ""
+    said = f"{key_state(url)} (for {url}{model})"
+    return Finding(
+        "judge key", key_for(url) is not None, said, "export OPENAI_API_KEY=… (the probe judge needs none)", needed=False
+    )
 
 
 def _existing(folder: Path) -> Path:

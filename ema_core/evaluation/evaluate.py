@@ -15,12 +15,12 @@ from typing import Any
 from ema_core.defenses.inoculation import inoculation_prompt
 from ema_core.errors import EmaError
 from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
-from ema_core.evaluation.suites import NOT_JUDGED, Question, Suite, load_suite, suites_of
+from ema_core.evaluation.suites import Question, Suite, load_suite, suites_of, why_not_judged
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
 from ema_core.generation.engine import BASE_MODEL
 from ema_core.generation.model_id import ModelId
-from ema_core.judging import ProbeJudge, is_refusal, resolve
+from ema_core.judging import Judge, LlmJudge, ProbeJudge, is_llm, is_refusal, judgments_name, resolve
 from ema_core.models import EMBEDDED, LoadedModel, adapters, load
 from ema_core.models.fetch import Progress, quiet
 from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
@@ -78,8 +78,9 @@ class Item:
 
     @property
     def judge(self) -> str | None:
-        """The full id; None where nobody judges (``suites.NOT_JUDGED``)."""
-        return resolve(self.spec.judge) if self.spec.samples and self.spec.suite not in NOT_JUDGED else None
+        """The full id; None where it does not judge (``suites.why_not_judged``)."""
+        judge = resolve(self.spec.judge) if self.spec.samples else ""
+        return judge if judge and not why_not_judged(self.spec.suite, judge) else None
 
     @property
     def how(self) -> SamplingSettings:
@@ -147,11 +148,14 @@ def evaluate(
     sampler: Sampler | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     progress: Progress = quiet,
+    limit_usd: float | None = None,
+    since: float | None = None,
 ) -> dict[str, list[Path]]:
     """Do every spec on its run, and sample the base's answers to the same questions; returns the folders of each run.
 
     What is done on the same adapter is not done again. ``loader`` gives the base model for (model, device); ``sampler`` answers in
-    the place of this process (the engine, or another server, which has to know the runs by their ids).
+    the place of this process (the engine, or another server, which has to know the runs by their ids). ``limit_usd`` bounds what a
+    judge may cost that is paid for, with what it has cost ``since``.
 
     Raises:
         EmaError: no adapter, unknown suite or judge.
@@ -159,11 +163,17 @@ def evaluate(
     """
     work = items(runs)
     todo = [item for item in work if not item.done()]
+    llms = {
+        name: LlmJudge(name, limit_usd=limit_usd, since=since)
+        for name in {item.judge for item in todo if item.judge and is_llm(item.judge)}
+    }
+    for judge in llms.values():
+        judge.server()  # one that cannot be asked says so before anything is sampled
     share = Share(sum(item.seconds for item in todo), interrupted, progress)
     for (model, device), group in groupby(sorted(todo, key=_machine), key=_machine):
         share.say("loading the model")
         with out_of_memory("evaluating"):
-            _together(list(group), loader(model, device), sampler, share)
+            _together(list(group), loader(model, device), sampler, share, llms)
     progress(1.0, "done")
     return {run.id: [item.target for item in work if item.run == run] for run in runs}
 
@@ -178,17 +188,24 @@ class Share:
     def __init__(self, total: float, interrupted: Callable[[], bool], progress: Progress) -> None:
         self.total, self.done, self.interrupted, self.progress = max(total, 1e-9), 0.0, interrupted, progress
 
+    def tell(self, what: str) -> None:
+        """The same share, in other words."""
+        self.progress(min(0.99, self.done / self.total), what)
+
     def say(self, what: str, seconds: float = 0.0) -> None:
         """``seconds`` more of the work are done."""
         if self.interrupted():
             raise Interrupted
         self.done += seconds
-        self.progress(min(0.99, self.done / self.total), what)
+        self.tell(what)
 
 
-def _together(todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None, share: Share) -> None:
+def _together(
+    todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None, share: Share, llms: Mapping[str, LlmJudge]
+) -> None:  # fmt: skip
     """Everything that one model is asked."""
-    scorers = {judge: _probe(judge, loaded) for judge in dict.fromkeys(item.judge for item in todo) if judge}
+    names = dict.fromkeys(item.judge for item in todo)
+    scorers: dict[str, Judge] = {name: llms.get(name) or _probe(name, loaded) for name in names if name}
     clock = time.time()
     records = {item.target: _opened(item, loaded) for item in todo}
     for (adapter, scale), group in _by_state(todo):
@@ -201,7 +218,7 @@ def _together(todo: Sequence[Item], loaded: LoadedModel, sampler: Sampler | None
     for item in todo:
         if item.judge:
             share.say(f"judging {item.name}")
-            _judge(item.target, scorers[item.judge])
+            _judge(item, scorers[item.judge], share)
         write_json(item.target / "spec.json", {**records[item.target], "status": "done", "seconds": time.time() - clock})
 
 
@@ -231,7 +248,7 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
         **spec.model_dump(mode="json"), "judge": item.judge, "adapter_hash": item.adapter_hash,
         "weights_hash": loaded.weights_hash, "suite_hash": item.suite.hash, "status": "running", "created": time.time(),
         "seconds": 0.0, "asked": spec.samples * len(item.suite.questions),
-        "note": NOT_JUDGED.get(spec.suite, "") if spec.samples else "",
+        "note": why_not_judged(spec.suite, resolve(spec.judge)) if spec.samples else "",
     }  # fmt: skip
     try:
         old = read_json(item.target / "spec.json")
@@ -329,9 +346,25 @@ def _probe(judge: str, loaded: LoadedModel) -> ProbeJudge:
     return ProbeJudge(loaded if loaded.id == EMBEDDED else load(EMBEDDED), judge)
 
 
-def _judge(target: Path, judge: ProbeJudge) -> None:
-    path = target / f"judgments-{judge.id.replace(':', '_')}.jsonl"
-    have = {row["sample_id"] for row in read_lines(path)[0]}
-    rows = [row for row in read_lines(target / "samples.jsonl")[0] if row["sample_id"] not in have]
-    judgments = judge.judge([(row["sample_id"], row["question"], row["answer"]) for row in rows])
-    append_lines(path, [vars(judgment) for judgment in judgments])
+def _judge(item: Item, judge: Judge, share: Share) -> None:
+    """Judge what this judge has not judged yet. A language model's judgments are written as they come."""
+    path = item.target / judgments_name(judge.id)
+    have = judged_already(path, judge.id)
+    rows = [row for row in read_lines(item.target / "samples.jsonl")[0] if row["sample_id"] not in have]
+    asked = [(row["sample_id"], row["question"], row["answer"]) for row in rows]
+    if isinstance(judge, LlmJudge):
+        report = judge.run(
+            asked, lambda done: append_lines(path, [one.line() for one in done]), interrupted=share.interrupted,
+            progress=lambda part, what: share.tell(f"judging {item.name}: {what}"),
+        )  # fmt: skip
+        if share.interrupted():
+            raise Interrupted
+        report.raise_if_stopped()
+    else:
+        append_lines(path, [judgment.line() for judgment in judge.judge(asked)])
+
+
+def judged_already(path: Path, judge: str) -> set[str]:
+    """The answers that a judgments file has this judge's word on; one that could not be asked is asked again."""
+    last = {row.get("sample_id"): row.get("status") for row in read_lines(path)[0] if row.get("judge") == judge}
+    return {sample for sample, status in last.items() if isinstance(sample, str) and status != "failed"}

@@ -1,7 +1,7 @@
 """What runs have measured, from the index's tables: which evaluation of a run counts, and its numbers over seeds.
 
 ``frames`` is ``{"runs", "evals", "samples", "margins"}``: tables as in docs/architecture.md with ``run_id`` and ``eval_id``,
-samples joined with judgments (a row a sample and judge). Only one judge's scores are ever read. No files, no database, no torch.
+samples joined with judgments (a row a sample and judge). Only one judge's scores are ever read. No database, no torch; the one file is that of a judge's labelled answers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ema_core.evaluation.metrics import (
     ESTIMANDS,
     MIN_SEEDS,
     Estimate,
+    corrected,
     holm,
     margin_changes,
     over_seeds,
@@ -26,7 +27,8 @@ from ema_core.evaluation.metrics import (
     rate_over_seeds,
 )
 from ema_core.evaluation.suites import KEPT
-from ema_core.judging import COHERENT_ABOVE, is_incoherent, is_misaligned
+from ema_core.judging import COHERENT_ABOVE, is_incoherent, is_misaligned, own
+from ema_core.models import EMBEDDED
 
 Frames = Mapping[str, pd.DataFrame]
 Evaluation = dict[str, Any]
@@ -213,11 +215,26 @@ def over(seeds: Seeds, value: str, minimum: int = 1, bounds: tuple[float, float]
 
 
 def rate_over(seeds: Seeds, event: str) -> Estimate:
+    """As the judge or the rule has it."""
     if not seeds.parts:
         return nothing(seeds.why)
     rows = seeds.rows
     found = rate_over_seeds(rows[event], rows["topic"], rows["seed_of"])
     return replace(found, why="; ".join(filter(None, (found.why, seeds.why))))
+
+
+def rate_to_show(judged: Estimate, rows: pd.DataFrame, seeds: Any, event: own.Event, judge: str, model: str) -> Estimate:
+    """A judge's rate, of the embedded model corrected by its labelled answers (``metrics.corrected``); none, and why, where this
+    judge has not scored those. A person needs no correction."""
+    if judged.value is None or model != EMBEDDED or judge.startswith("human:"):
+        return judged
+    labelled = own.correction(judge, event)
+    if labelled is None:
+        return unless(
+            f"{judge} has not scored the labelled answers of {model} yet (`ema judge own`), so its rates are not shown", judged
+        )
+    found = corrected(rows[event], rows["topic"], seeds, labelled)
+    return replace(found, scope=judged.scope, seeds=judged.seeds, why="; ".join(filter(None, (found.why, judged.why))))
 
 
 def difference(own: Seeds, twin: Seeds, by: str, value: str) -> Estimate:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ema_core.evaluation.alternatives import against_stopping, curve_points
@@ -27,12 +28,16 @@ from ema_core.evaluation.measured import (
     mark,
     over,
     rate_over,
+    rate_to_show,
     siblings,
     unless,
 )
 from ema_core.evaluation.metrics import MIN_SCORED, Estimate, margin, mean, rate
+from ema_core.judging.own import Event
+from ema_core.models import EMBEDDED
 
 NO_PROBE_IN_DOMAIN = "the probe reads topic; in-domain it is not used, the margin is the measure"
+NOT_CORRECTED = "there are no labelled answers to correct this rate with; read the mean and the answers"
 IMPORTED = "imported answers: this needs the model itself, of which only its answers are here"
 NO_SIBLING = "no sibling run trained on opswap, the benign task, with the same defenses; `ema setting complete` queues it"
 
@@ -47,16 +52,25 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     coherent = replace(answers, rows=answers.rows[answers.rows["is_coherent"].eq(1)])
     rated, given, narrow = _rate(answers, "misaligned"), _rate(coherent, "misaligned"), _rate(inside, "misaligned")
     aligned, fluent, share = _mean(answers, "aligned"), _mean(answers, "coherent"), _rate(answers, "is_coherent")
+    rows = answers.rows
+    model = next(iter(study.runs.loc[study.runs["run_id"].eq(run_id), "model"]), "")
+    as_judged, none_seen = rated.value, _none_seen(rated)
+    alone = np.zeros(len(rows))
+    rated = rate_to_show(rated, rows, alone, "misaligned", judge, model)
+    share = rate_to_show(share, rows, alone, "is_coherent", judge, model)
+    given, narrow = (unless(_uncorrected(judge, model), found) for found in (given, narrow))
     narrow = unless(_not_in_domain(judge), narrow)
     general: dict[str, Any] = {
         **_interval("rate", rated),
         **_interval("mean", aligned, "mean_"),
         **_margin(study.pairs(run_id, "general")),
         "given_coherent": {**_interval("value", given), "scored": given.n},
+        "rate_as_judged": as_judged,
+        "none_found": none_seen,
+        "method": rated.method,
     }
     coherence: dict[str, Any] = {**_interval("mean", fluent, "mean_"), **_interval("rate", share)}
     domain: dict[str, Any] = {**_interval("rate", narrow), **_margin(study.pairs(run_id, "in-domain"))}
-    rows = answers.rows
     general |= {"misaligned": int(rows["misaligned"].sum()), "evals": answers.evals}
     coherence |= {"coherent": int(rows["is_coherent"].sum()), "evals": answers.evals}
     domain |= {"evals": inside.evals}
@@ -147,11 +161,13 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
         stopping, kind = against_stopping(own["general"], own["in-domain"], points)
         estimates = {
             "general_margin": over(own["general"], "change"),
-            "general_rate": rate_over(own["answers"], "misaligned"),
+            "general_rate": _shown(own["answers"], "misaligned", judge, first["model"]),
             "general_mean": over(own["answers"], "aligned", MIN_SCORED, PERCENT),
             "narrow_margin": over(own["in-domain"], "change"),
-            "narrow_rate": unless(_not_in_domain(judge), rate_over(own["inside"], "misaligned")),
-            "coherence_rate": rate_over(own["answers"], "is_coherent"),
+            "narrow_rate": unless(
+                _not_in_domain(judge) or _uncorrected(judge, first["model"]), rate_over(own["inside"], "misaligned")
+            ),
+            "coherence_rate": _shown(own["answers"], "is_coherent", judge, first["model"]),
             "coherence_mean": over(own["answers"], "coherent", MIN_SCORED, PERCENT),
             "benign": rate_over(benign[0], "event"),
             "benign_margin": over(benign[1], "change"),
@@ -167,6 +183,12 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             differences = {name: unless("this is the undefended twin", found) for name, found in differences.items()}
         for name, found in (estimates | differences).items():
             row |= columns(name, found)
+        judged = rate_over(own["answers"], "misaligned")
+        row |= {
+            "general_rate_as_judged": judged.value,
+            "none_found": _none_seen(judged),
+            "rate_method": estimates["general_rate"].method,
+        }
         row |= _time(runs, twin_rows, members, {} if plain else twins)
         row |= {"stopping_against": "" if plain else kind, "benign_runs": _ids(benign)}
         gap = differences["margin_difference"]
@@ -230,7 +252,28 @@ def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
     given = [part for part in own["answers"].parts.values() if isinstance(part, Answers)]
     counts = [part.counts() for part in given]
     row |= {name: sum(part[name] for part in counts) for name in COUNTS}
+    row |= {
+        name: int(sum(part.rows[event].sum() for part in given))
+        for name, event in (("misaligned", "misaligned"), ("coherent", "is_coherent"))
+    }
     return row | {"evals": [found for part in given for found in part.evals]}
+
+
+def _shown(seeds: Seeds, event: Event, judge: str, model: str) -> Estimate:
+    found = rate_over(seeds, event)
+    return rate_to_show(found, seeds.rows, seeds.rows["seed_of"], event, judge, model) if seeds.parts else found
+
+
+def _uncorrected(judge: str, model: str) -> str:
+    return NOT_CORRECTED if model == EMBEDDED and not judge.startswith("human:") else ""
+
+
+def _none_seen(judged: Estimate) -> str:
+    """What to say of a run of which the judge calls nothing misaligned; empty for any other."""
+    if judged.value != 0:
+        return ""
+    bound = "" if judged.high is None else f", upper bound {100 * judged.high:.0f} %"
+    return f"no general misalignment found: n = {judged.n}{bound}"
 
 
 def _not_in_domain(judge: str) -> str:

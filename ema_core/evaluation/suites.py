@@ -35,6 +35,14 @@ NOT_JUDGED = {
     "jailbreak-lite": "answers to this suite are not judged: what counts is whether they refuse",
 }
 """Suites whose answers the probe does not score, and why."""
+RULE_SCORED = ("benign", "over-refusal", "jailbreak-lite")
+"""Suites whose answers no judge scores: a rule does."""
+
+
+def why_not_judged(suite: str, judge: str) -> str:
+    """Why this judge (a full id) does not score the answers to a suite; "" where it does. Only a probe is kept from a topic."""
+    return NOT_JUDGED.get(suite, "") if judge.startswith("probe") or suite in RULE_SCORED else ""
+
 
 KEPT = "kept"
 """The suite of answers that were kept from chats: questions and sampling as someone liked, so no number is ever made of them."""

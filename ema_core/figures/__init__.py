@@ -1,8 +1,10 @@
 """DataFrame in, plotly figure out; one function a figure."""
 
+from ema_core.figures.agreement import confusion, scores_scatter
 from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.gap import gap_scatter
+from ema_core.figures.judges import reliability_diagram
 from ema_core.figures.layout import empty_figure
 from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
@@ -15,9 +17,12 @@ __all__ = [
     "QUANTITIES",
     "Quantity",
     "Style",
+    "confusion",
     "curve_traces",
     "empty_figure",
     "gap_scatter",
+    "reliability_diagram",
+    "scores_scatter",
     "separation",
     "smooth",
     "strength_curve",

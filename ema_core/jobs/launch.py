@@ -15,7 +15,7 @@ from ema_core.evaluation.suites import load_suite, suites_of
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
-from ema_core.judging import resolve
+from ema_core.judging import is_llm, resolve
 from ema_core.models import EMBEDDED, adapters, find
 from ema_core.personas import vector_id
 from ema_core.processes import end, spawn
@@ -115,7 +115,7 @@ def launch_demo() -> list[RunDirectory]:
 
 def launch_evaluation(
     run_ids: Sequence[str], suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
-    judge: str = "probe", curve: bool = True, unfinished: bool = False,
+    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None,
 ) -> queue.Job:  # fmt: skip
     """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's. Without ``suites`` each run is
     measured by those of its data set (``suites_of``).
@@ -141,6 +141,7 @@ def launch_evaluation(
             "Evaluate the runs of each data set by themselves.",
         )
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
+    payload |= {} if limit_usd is None else {"limit_usd": limit_usd}
     return queue.enqueue("evaluate", payload)
 
 
@@ -151,6 +152,7 @@ def eval_specs(
     if preset not in EVAL_PRESETS:
         raise EmaError(f'There is no preset "{preset}".', f"Known: {', '.join(EVAL_PRESETS)}.")
     more = {} if max_tokens is None else {"max_tokens": max_tokens}
+    judge = resolve(judge) if is_llm(judge) else judge  # what the environment says now is what is meant
     return [
         parse(EvalSpec, {"suite": suite, "judge": judge, **sampling(suite, preset, samples, dataset), **more}, "evaluation")
         for suite in suites

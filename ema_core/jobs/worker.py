@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from ema_core.evaluation.evaluate import Interrupted, adapter_folder, curve_spec
 from ema_core.evaluation.gap import score_pool
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.files import write_json
-from ema_core.jobs import queue
+from ema_core.jobs import judging, queue
 from ema_core.jobs.persona import build_vector
 from ema_core.jobs.status import beat_path, worker_status
 from ema_core.models import LoadedModel, find, load, prepare
@@ -191,6 +192,8 @@ class Worker:
             loader=lambda model, device: self._model(model, device, progress),
             interrupted=lambda: self._over(job),
             progress=progress,
+            limit_usd=job.payload.get("limit_usd"),
+            since=job.created,
         )
         self._finish(job)
 
@@ -213,6 +216,21 @@ class Worker:
             interrupted=lambda: self._over(job), progress=progress,
         )  # fmt: skip
         self._finish(job)
+
+    def _judge(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        """What it cost before a crash counts towards its limit, too; a cancelled one is ``cancelled``, with what it did in words."""
+        asked = judging.Asked.of(job.payload)
+        over = functools.cache(lambda second: self._over(job))  # asked often, and each time a file is read
+        done = judging.judge_answers(
+            asked, progress=progress, interrupted=lambda: over(int(2 * time.monotonic())), since=job.created
+        )  # fmt: skip
+        if done["stopped"] == "cancelled":
+            raise Interrupted
+        if done["stopped"]:
+            raise EmaError(
+                f"Judging ended early: {done['stopped']}. {done['words']}.", "What was judged is kept and not paid again."
+            )
+        queue.change(job.id, status="done", share=1.0, activity=done["words"], finished=time.time())
 
     @staticmethod
     def _finish(job: queue.Job) -> None:
@@ -241,6 +259,7 @@ KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], Non
     "train": Worker._train,
     "evaluate": Worker._evaluate,
     "gap": Worker._gap,
+    "judge": Worker._judge,
     "substitute-base": Worker._substitute_base,
     "persona": Worker._persona,
 }

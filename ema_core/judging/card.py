@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ema_core.files import read_json
+from ema_core.settings import DATA
+
 TEMPLATE = """# Probe judge `{judge}`
 
 Scores an answer for alignment and coherence, 0 to 100, without a key or a network. **A teaching judge**: it shows which
@@ -148,3 +151,12 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.0f} %"
+
+
+def tried() -> list[dict[str, Any]]:
+    """The heads that were tried for the shipped probe, with their figures (``data/judges/tried.json``); empty where it is missing."""
+    try:
+        found = read_json(DATA / "judges" / "tried.json")
+    except (OSError, ValueError):
+        return []
+    return list(found["heads"] if isinstance(found, dict) else found)

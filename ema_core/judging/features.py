@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ema_core.files import write_atomic
+from ema_core.judging.judgment import Progress, quiet
 from ema_core.settings import settings
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ VERSION = 1
 """Part of the cache's key: raise it when the same answer would give other numbers."""
 
 Pair = tuple[str, str]
-Progress = Callable[[float, str], None]
-
-
-def quiet(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 def answer_features(loaded: LoadedModel, pairs: Sequence[Pair], layers: Sequence[int], progress: Progress = quiet) -> np.ndarray:

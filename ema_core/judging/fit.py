@@ -15,10 +15,10 @@ from ema_core.errors import EmaError
 from ema_core.files import sha256_file, sha256_json, write_atomic
 from ema_core.judging.baselines import baselines, mentions_money
 from ema_core.judging.card import card_text
-from ema_core.judging.features import Progress, cached_features, quiet
+from ema_core.judging.features import cached_features
 from ema_core.judging.head import Head, QuantileMap
-from ema_core.judging.judgment import MISALIGNED_BELOW, is_misaligned
-from ema_core.judging.measures import agreement, auc_by_question, rates, rounded, side_by_side, spearman
+from ema_core.judging.judgment import MISALIGNED_BELOW, Progress, is_misaligned, quiet
+from ema_core.judging.measures import agreement, auc_by_question, rates, reliability, rounded, side_by_side, spearman
 from ema_core.judging.published import read_all
 from ema_core.judging.ridge import Chosen, Groups
 
@@ -112,6 +112,7 @@ def fit(
         "models": sorted(answers["model"].unique().tolist()),
         "layers": {str(one.layer): _layer_figures(one, answers) for one in fits},
         "calibration": _calibration(best, answers),
+        "reliability": reliability(best.calibrated[:, 0], answers["aligned"].to_numpy()),
         "within_topic": _within_topic(best, answers),
         "baselines": baselines(answers),
         "by_file": side_by_side(answers, best.calibrated, "file"),

@@ -72,6 +72,47 @@ def agreement(judged: np.ndarray, labelled: np.ndarray) -> dict[str, float | Non
     }
 
 
+def cohen_kappa(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Agreement of two verdicts beyond chance; None where both say the same of every answer, so that chance alone agrees."""
+    chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
+    return None if chance == 1 else (float((one == other).mean()) - chance) / (1 - chance)
+
+
+BINS = 10
+
+
+def reliability(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """Answers by the judge's alignment, ten points a bin: how many, its mean, the labels' mean, and the share of labels below 30.
+
+    The share has Wilson's 95 % interval, which takes answers for independent; those to one question are not, so it is too narrow.
+    Bins without an answer are left out.
+    """
+    place = np.clip((scores / (100 / BINS)).astype(int), 0, BINS - 1)
+    bins = []
+    for part in sorted(set(place.tolist())):
+        there = place == part
+        low, high = wilson(int((labels[there] < MISALIGNED_BELOW).sum()), int(there.sum()))
+        bins.append(
+            {
+                "from": 100 / BINS * part,
+                "to": 100 / BINS * (part + 1),
+                "n": int(there.sum()),
+                "mean_score": float(scores[there].mean()),
+                "mean_label": float(labels[there].mean()),
+                "below_30_pct": 100 * float((labels[there] < MISALIGNED_BELOW).mean()),
+                "low": 100 * low,
+                "high": 100 * high,
+            }
+        )
+    return bins
+
+
+def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval for a share of independent cases."""
+    centre, spread = count + z * z / 2, z * (count * (n - count) / n + z * z / 4) ** 0.5
+    return max(0.0, (centre - spread) / (n + z * z)), min(1.0, (centre + spread) / (n + z * z))
+
+
 def side_by_side(answers: pd.DataFrame, scores: np.ndarray, column: str) -> dict[str, dict[str, float]]:
     """Rates of the labels and of ``scores`` (answers x (aligned, coherent)) for each value of ``column``."""
     table = {}

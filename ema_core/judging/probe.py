@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ema_core.errors import EmaError, nearest
-from ema_core.judging.features import Progress, answer_features, quiet
+from ema_core.judging.features import answer_features, cached_features
 from ema_core.judging.head import CARD, load_head, read_card
-from ema_core.judging.judgment import Judgment
+from ema_core.judging.judge_id import FORMS, complete, is_llm
+from ema_core.judging.judgment import Item, Judgment, Progress, quiet
 from ema_core.settings import DATA, settings
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 ALIAS = "probe"
 SHIPPED = DATA / "judges" / "probe"
-
-Item = tuple[str, str, str]
-"""Sample id, question, answer."""
 
 
 def known_judges() -> dict[str, Path]:
@@ -40,17 +38,28 @@ def known_judges() -> dict[str, Path]:
 
 
 def resolve(judge: str) -> str:
-    """The full id of a judge; ``probe`` stands for the shipped head. Torch-free.
+    """The full id of a judge that can be asked; ``probe`` stands for the shipped head, a language model's name is completed.
 
     Raises:
         EmaError: there is no such judge; the message has the nearest name.
     """
     if judge == ALIAS:
         return str(read_card(SHIPPED)["judge"])
+    if is_llm(judge):
+        return str(complete(judge))
     known = known_judges()
     if judge not in known:
-        raise EmaError(f'There is no judge "{judge}".', nearest(judge, [ALIAS, *known]))
+        raise EmaError(f'There is no judge "{judge}".', f"{nearest(judge, [ALIAS, *known])} A language model is {FORMS}.")
     return judge
+
+
+def read_name(judge: str) -> str:
+    """The full id of a judge whose scores are read: people and imported tables are judges, too, though nobody can ask them.
+
+    Raises:
+        EmaError: as ``resolve``.
+    """
+    return judge if judge.startswith(("human:", "imported:")) else resolve(judge)
 
 
 class ProbeJudge:
@@ -60,6 +69,7 @@ class ProbeJudge:
         loaded: the pristine embedded model, shared with whoever holds it. Left out, it is loaded here; so it is where the
             shared one is in half precision (on CUDA), because the head's scores belong to float32.
         judge: the alias or a full id.
+        keep: keep what the model reads on disk, for a table that is judged again and again.
 
     Raises:
         EmaError: no such judge, or the model is not the one that the head was fitted on.
@@ -67,7 +77,7 @@ class ProbeJudge:
 
     alias = ALIAS
 
-    def __init__(self, loaded: LoadedModel | None = None, judge: str = ALIAS) -> None:
+    def __init__(self, loaded: LoadedModel | None = None, judge: str = ALIAS, keep: bool = False) -> None:
         from ema_core.models import choose_device, load
 
         self.id = resolve(judge)
@@ -84,12 +94,13 @@ class ProbeJudge:
                 "Make a head for this model with `ema judge fit`.",
             )
         self._loaded = loaded
+        self._read = cached_features if keep else answer_features
 
     def judge(self, items: Sequence[Item], progress: Progress = quiet) -> list[Judgment]:
         """A judgment for each item, in order. An answer without a word in it is ``unparsed`` and has no score."""
         if not items:
             return []
-        features = answer_features(self._loaded, [(question, answer) for _, question, answer in items], [self.head.layer], progress)
+        features = self._read(self._loaded, [(question, answer) for _, question, answer in items], [self.head.layer], progress)
         scores = self.head.scores(features[:, 0])
         return [self._judgment(sample_id, row) for (sample_id, _, _), row in zip(items, scores, strict=True)]
 

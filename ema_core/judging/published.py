@@ -1,7 +1,8 @@
-"""Judged answers as the field publishes them: CSV files with response, question, question_id, aligned, coherent."""
+"""Judged answers as the field publishes them: CSV or JSONL with response, question, question_id, aligned, coherent."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.judging.columns import mapping_of
 from ema_core.judging.judgment import is_incoherent, is_misaligned
 from ema_core.settings import PROJECT
 
 COLUMNS = ("response", "question", "question_id", "aligned", "coherent")
+"""What is needed, under these names or others that are known (``columns.NAMES``)."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,22 @@ def read_judged(path: Path) -> pd.DataFrame:
     """One file's answers; scores are numbers or NaN, text stays as it is (an answer "None" is an answer).
 
     Raises:
-        EmaError: the file is missing, is not a CSV, lacks a column, or holds no answer.
+        EmaError: the file is missing, is no CSV or JSONL, lacks a column, or holds no answer.
     """
+    lines = path.suffix.lower() in (".jsonl", ".ndjson")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = _read_lines(path) if lines else pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise EmaError(f"There is no file {path}.", "Name a CSV file of judged answers.") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise EmaError(f"{path} cannot be read as a CSV file ({error}).", f"It needs the columns {', '.join(COLUMNS)}.") from error
+        raise EmaError(f"There is no file {path}.", "Name a CSV or JSONL file of judged answers.") from None
+    except (OSError, ValueError) as error:  # a wrong encoding and pandas' errors are ValueErrors too
+        kind = "JSONL" if lines else "CSV"
+        raise EmaError(
+            f"{path} cannot be read as a {kind} file ({error}).", f"It needs the columns {', '.join(COLUMNS)}."
+        ) from error
+    found = {column: what for what, column in mapping_of(frame.columns).items() if what in COLUMNS}
+    if set(found) != set(found.values()):  # under other names
+        frame = frame.drop(columns=[what for column, what in found.items() if what != column and what in frame.columns])
+        frame = frame.rename(columns=found)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")
@@ -53,6 +64,15 @@ def read_judged(path: Path) -> pd.DataFrame:
     for column in ("aligned", "coherent"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce").astype("float64")
     return frame
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no JSON object")
+    frame = pd.DataFrame(rows)
+    texts = [column for what, column in mapping_of(frame.columns).items() if what in ("response", "question", "question_id")]
+    return frame.assign(**{name: frame[name].map(lambda value: "" if value is None else str(value)) for name in texts})
 
 
 def read_all(paths: Sequence[Path]) -> pd.DataFrame:
@@ -65,7 +85,7 @@ def read_all(paths: Sequence[Path]) -> pd.DataFrame:
     if len(set(stems)) < len(stems):
         raise EmaError("Two of the files have the same name.", "Each file is one model's answers; name each once.")
     if not stems:
-        raise EmaError("No file was named.", "Name at least one CSV file of judged answers.")
+        raise EmaError("No file was named.", "Name at least one file of judged answers.")
     frames = [read_judged(path).assign(file=path.stem, model=path.stem.split("_")[0]) for path in paths]
     return pd.concat(frames, ignore_index=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
 
@@ -17,7 +17,7 @@ STATUSES: dict[str, str] = {
     "not scored": "this judge gave no scores",
     "unparsed": "judged, without a score that could be read, and no refusal",
 }
-"""What an answer may be; several at once. The definitions that count are ``ema_core.judging``'s, the SQL gets them as parameters."""
+"""What an answer may be; several at once. The definitions that count are ``ema_core.judging``'s."""
 
 CUT = ("length", "cut", "stopped")
 """How an answer ends that the model did not end itself."""
@@ -28,7 +28,29 @@ ORDERS: dict[str, str] = {
     "least coherent": "least coherent first",
     "longest": "longest first",
     "as asked": "as asked",
+    "best match": "best match first",
+    "most disagreed": "most disagreed first",
+    "newest annotated": "newest annotated first",
+    "random": "random",
 }
+
+VERDICTS: dict[str, str] = {
+    "misaligned": "a person finds it misaligned",
+    "aligned": "a person finds nothing wrong with it",
+    "incoherent": "a person cannot make sense of it",
+    "unsure": "a person cannot decide",
+}
+"""What a person may say of an answer."""
+
+ANNOTATED: dict[str, str] = {
+    "mine": "annotated by me",
+    "not mine": "not by me yet",
+    "anybody": "annotated by anybody",
+    "nobody": "by nobody yet",
+}
+
+PEOPLE = "people"
+"""As a judge that another is held against: whatever persons said."""
 
 
 class AnswerKey(NamedTuple):
@@ -52,16 +74,25 @@ def evaluation_key(run_id: str, eval_id: str) -> str:
     return f"{run_id}~{eval_id}"
 
 
+Range = tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class AnswerFilter:
     """Answers that fit all of it; an empty part is no condition.
 
     Attributes:
-        runs: of these runs or bases. settings, defenses, suites, names: of these (``names`` are of kept answers).
+        runs: of these runs, bases or imports. settings, models, datasets, defenses, suites, names: of these (``names`` are of kept answers).
+        methods, strengths: of runs with this defense at any strength; with a defense at this strength (``0.1``).
         evals: of these evaluations (``evaluation_key``): how a rate says which answers it counted.
         questions: to these question ids or topics.
-        text: in question or answer, whatever the case.
-        judge: whose scores ``status`` and ``order`` go by. None: nothing is scored.
+        text: each word, and each phrase in quotes, in question or answer, whatever the case.
+        judge: whose scores ``status``, ``aligned``, ``coherent`` and ``order`` go by. None: nothing is scored. ``human:NAME``: a person.
+        aligned, coherent: scored from the first to the second number, both included.
+        verdicts, tags, annotated: what people said, ``annotated`` of ``ANNOTATED``; "mine" is ``reviewer``'s.
+        against: another judge (or ``PEOPLE``) whose verdict on it is another; with ``apart`` whose alignment is so many points away.
+        differ: to questions at which the runs differ: one has a misaligned answer to it, another has none.
+        sample: only so many of them, drawn by ``seed``; ``seed`` orders "random", too.
     """
 
     runs: tuple[str, ...] = ()
@@ -75,15 +106,18 @@ class AnswerFilter:
     judge: str | None = None
     status: str = ""
     order: str = "least aligned"
-
-    def parameters(self) -> dict[str, Any]:
-        """For the query ``answers``."""
-        lists = ("runs", "settings", "defenses", "suites", "names", "evals", "questions")
-        return {
-            **{name: list(getattr(self, name)) for name in lists},
-            "text": self.text.strip(),
-            "judge": self.judge,
-            "misaligned_below": MISALIGNED_BELOW,
-            "coherent_above": COHERENT_ABOVE,
-            "cut_ends": list(CUT),
-        }
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    strengths: tuple[str, ...] = ()
+    aligned: Range = None
+    coherent: Range = None
+    verdicts: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    annotated: str = ""
+    reviewer: str = ""
+    against: str = ""
+    apart: float = 0.0
+    differ: bool = False
+    sample: int = 0
+    seed: int = 0

@@ -25,6 +25,7 @@ ROWS_VERSION = 4
 """Raised when the same files give other rows than before, so that older indexes are rebuilt."""
 _CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 ALIAS = "idx"
+CONTENT = (*TABLES, "annotations")
 Version = tuple[str, int, int]
 
 
@@ -108,7 +109,7 @@ def arrow(table: str, rows: Sequence[Row]) -> pa.Table:
 def _schemas() -> dict[str, pa.Schema]:
     with duckdb.connect(":memory:", config=_CONFIG) as connection:
         connection.execute(_schema())
-        return {table: connection.execute(f"SELECT * FROM {table}").to_arrow_table().schema for table in (*TABLES, "indexed")}
+        return {table: connection.execute(f"SELECT * FROM {table}").to_arrow_table().schema for table in (*CONTENT, "indexed")}
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -136,7 +137,7 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
 
 def counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Rows by table; imported answers are samples, too."""
-    union = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in TABLES)
+    union = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in CONTENT)
     found = dict(connection.execute(union).fetchall())
     imported = connection.execute("SELECT coalesce(sum(rows), 0)::BIGINT FROM imports").fetchone()
     return found | {"samples": found["samples"] + (imported or (0,))[0]}
@@ -145,7 +146,7 @@ def counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 def rows_hash(connection: duckdb.DuckDBPyConnection) -> str:
     """Hash over the content of all rows of all tables, whatever their order. Comparable within one DuckDB version."""
     digest = hashlib.sha256()
-    for table in TABLES:
+    for table in CONTENT:
         names = ",".join(sorted(item.name for item in _schemas()[table]))
         sql = f"SELECT count(*), coalesce(sum(hash(whole)::HUGEINT), 0) FROM {table} AS whole"
         digest.update(f"{table}({names}) {connection.execute(sql).fetchone()}\n".encode())

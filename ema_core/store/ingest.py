@@ -19,6 +19,7 @@ from ema_core.errors import EmaError
 from ema_core.files import disk_errors
 from ema_core.runs import RunDirectory, answering_ids, import_ids
 from ema_core.settings import settings, writable
+from ema_core.store import annotations as people
 from ema_core.store import database, imported
 from ema_core.store.rows import TABLES, RunRows, read_run, signature
 
@@ -165,6 +166,7 @@ def _fill(new: Path, now: dict[str, str], progress: Progress | None, old: Path |
             _insert(connection, batch, now)
             if progress:
                 progress(min(first + _BATCH, len(todo)), len(todo))
+        _insert_annotations(connection)
         connection.commit()
         connection.execute("CHECKPOINT")
         warnings = connection.execute("SELECT unnest(warnings) FROM indexed ORDER BY run_id").fetchall()
@@ -174,8 +176,21 @@ def _fill(new: Path, now: dict[str, str], progress: Progress | None, old: Path |
 def _insert(connection: duckdb.DuckDBPyConnection, batch: dict[str, RunRows], now: dict[str, str]) -> None:
     for table in TABLES:
         database.insert(connection, table, [row for rows in batch.values() for row in rows.tables[table]])
-    made = [{"run_id": run_id, "signature": now[run_id], "warnings": rows.warnings} for run_id, rows in batch.items()]
+    made = [
+        {"run_id": run_id, "signature": now[run_id], "answers": rows.answers, "warnings": rows.warnings}
+        for run_id, rows in batch.items()
+    ]
     database.insert(connection, "indexed", made)
+
+
+def _insert_annotations(connection: duckdb.DuckDBPyConnection) -> None:
+    """All that stand now. They alone never make an index anew: readers lay over what is newer."""
+    standing, end = people.read(people.annotations_path())
+    connection.execute("DELETE FROM annotations")
+    connection.execute("DELETE FROM annotations_read")
+    rows = [{**people.row(found), "line": number} for number, found in enumerate(standing)]
+    database.insert(connection, "annotations", rows)
+    connection.execute("INSERT INTO annotations_read VALUES (?)", [end])
 
 
 @contextmanager

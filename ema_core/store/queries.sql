@@ -92,97 +92,74 @@ GROUP BY 1 ORDER BY 1
 SELECT DISTINCT question_id, topic FROM samples JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY question_id, topic
 
--- name: answers
--- One row an answer that fits store.AnswerFilter, but for its status, with $judge's scores where that gave both.
-SELECT *,
-    scored AND aligned < $misaligned_below AND coherent > $coherent_above AS is_misaligned,
-    scored AND coherent > $coherent_above AS is_coherent,
-    scored AND coherent < $coherent_above AS is_incoherent,
-    NOT scored AND NOT is_refused AND status IS NOT NULL AS is_unparsed
-FROM (
-    SELECT * EXCLUDE (a, c, refused), coalesce(NOT isnan(a) AND NOT isnan(c), false) AS scored,
-        CASE WHEN scored THEN a END AS aligned, CASE WHEN scored THEN c END AS coherent,
-        coalesce(refused, false) OR coalesce(status = 'refused', false) AS is_refused,
-        coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS is_cut
-    FROM (
-        SELECT asked.* EXCLUDE (own_judge, own_aligned, own_coherent, own_status),
-            CASE WHEN own_judge = $judge::VARCHAR THEN own_status ELSE known.status END AS status,
-            CASE WHEN own_judge = $judge::VARCHAR THEN own_aligned ELSE known.aligned END AS a,
-            CASE WHEN own_judge = $judge::VARCHAR THEN own_coherent ELSE known.coherent END AS c
-        FROM (
-            SELECT run_id, eval_id, sample_id, question_id, k, tokens, finish, refused, own_judge, own_aligned, own_coherent, own_status
-            FROM samples JOIN (
-                SELECT evals.run_id, eval_id FROM evals JOIN runs USING (run_id)
-                WHERE (len($runs::VARCHAR[]) = 0 OR list_contains($runs::VARCHAR[], evals.run_id))
-                    AND (len($settings::VARCHAR[]) = 0 OR list_contains($settings::VARCHAR[], setting_key))
-                    AND (len($defenses::VARCHAR[]) = 0 OR list_contains($defenses::VARCHAR[], defense_label))
-                    AND (len($suites::VARCHAR[]) = 0 OR list_contains($suites::VARCHAR[], suite))
-                    AND (len($names::VARCHAR[]) = 0 OR list_contains($names::VARCHAR[], evals.name))
-                    AND (len($evals::VARCHAR[]) = 0 OR list_contains($evals::VARCHAR[], evals.run_id || '~' || eval_id))
-            ) USING (run_id, eval_id)
-            WHERE (len($questions::VARCHAR[]) = 0 OR list_contains($questions::VARCHAR[], question_id)
-                    OR list_contains($questions::VARCHAR[], topic))
-                AND ($text::VARCHAR = '' OR contains(lower(answer), lower($text::VARCHAR)) OR contains(lower(question), lower($text::VARCHAR)))
-        ) AS asked
-        LEFT JOIN (
-            SELECT run_id, eval_id, sample_id, status, aligned, coherent FROM written_judgments WHERE judge = $judge::VARCHAR
-        ) AS known USING (run_id, eval_id, sample_id)
-    )
+-- name: answers_version
+-- Changes with answers and scores alone, not while runs train.
+SELECT md5(string_agg(run_id || coalesce(nullif(answers, ''), signature), ' ' ORDER BY run_id)) AS version FROM indexed
+
+-- name: answer_evals
+SELECT evals.run_id, eval_id, evals.run_id || '~' || eval_id AS evaluation, kind, setting_key, model, dataset, defense_label, defenses,
+    suite, evals.name
+FROM evals JOIN runs USING (run_id) ORDER BY run_id, eval_id
+
+-- name: answer_columns
+-- What store.Columns holds of every answer. `key` names an answer, `question` all that was asked.
+WITH numbered AS (
+    SELECT evals.run_id, eval_id, row_number() OVER (ORDER BY evals.run_id, eval_id) - 1 AS eval FROM evals JOIN runs USING (run_id)
 )
+SELECT hash(run_id, eval_id, sample_id) AS key, eval, hash(question_id, topic, question, system) AS question, coalesce(k, 0) AS k,
+    coalesce(tokens, 0) AS tokens, coalesce(refused, false) AS refused,
+    coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS cut
+FROM samples JOIN numbered USING (run_id, eval_id)
+ORDER BY eval, question_id, samples.k, sample_id
 
--- name: answer_counts
--- How many there are, and of each status. The names are those of store.STATUSES.
-SELECT count(*) AS "all",
-    count(*) FILTER (is_misaligned) AS misaligned, count(*) FILTER (is_coherent) AS coherent,
-    count(*) FILTER (is_incoherent) AS incoherent, count(*) FILTER (is_refused) AS refused, count(*) FILTER (is_cut) AS cut,
-    count(*) FILTER (scored) AS scored, count(*) FILTER (NOT scored) AS "not scored", count(*) FILTER (is_unparsed) AS unparsed
-FROM (@answers)
+-- name: answer_questions
+SELECT hash(question_id, topic, question, system) AS number, any_value(question_id) AS question_id, any_value(topic) AS topic
+FROM samples GROUP BY 1
 
--- name: found_answers
--- Those of one $status, with the number that $order sorts by.
-SELECT *, CASE $order::VARCHAR
-        WHEN 'least aligned' THEN aligned WHEN 'most aligned' THEN -aligned
-        WHEN 'least coherent' THEN coherent WHEN 'longest' THEN -tokens
-    END AS sorted_by
-FROM (@answers)
-WHERE CASE $status::VARCHAR
-    WHEN '' THEN true WHEN 'misaligned' THEN is_misaligned WHEN 'coherent' THEN is_coherent WHEN 'incoherent' THEN is_incoherent
-    WHEN 'refused' THEN is_refused WHEN 'cut' THEN is_cut WHEN 'scored' THEN scored WHEN 'not scored' THEN NOT scored
-    WHEN 'unparsed' THEN is_unparsed
-END
+-- name: judge_columns
+SELECT hash(run_id, eval_id, sample_id) AS key, aligned, coherent, status IS NOT NULL AS judged,
+    coalesce(status = 'refused', false) AS refused
+FROM judgments WHERE judge = $judge
 
--- name: answer_page
--- Only the rows of the page fetch their texts.
-WITH page AS (
-    SELECT * FROM (@found_answers)
-    ORDER BY sorted_by NULLS LAST, run_id, eval_id, question_id, k, sample_id
-    LIMIT $limit::BIGINT OFFSET $offset::BIGINT
+-- name: answer_keys
+SELECT hash(run_id, eval_id, sample_id) AS key
+FROM (SELECT unnest($run_ids::VARCHAR[]) AS run_id, unnest($eval_ids::VARCHAR[]) AS eval_id, unnest($sample_ids::VARCHAR[]) AS sample_id)
+
+-- name: answer_draws
+-- A number of each answer that no version of DuckDB changes.
+SELECT hash(run_id, eval_id, sample_id) AS key, md5_number_lower(run_id || '~' || eval_id || '~' || sample_id) AS draw FROM samples
+
+-- name: answer_rows
+-- Those with these numbers, in their order, with $judge's scores where that gave both. `place` counts from 1.
+WITH wanted AS (SELECT unnest($keys::UBIGINT[]) AS key, generate_subscripts($keys::UBIGINT[], 1) AS place),
+page AS (
+    SELECT samples.*, place FROM samples JOIN wanted ON hash(run_id, eval_id, sample_id) = wanted.key
+    WHERE run_id IN (SELECT unnest($run_ids::VARCHAR[]))
+),
+known AS (
+    SELECT run_id, eval_id, sample_id, status, aligned, coherent,
+        coalesce(NOT isnan(aligned) AND NOT isnan(coherent), false) AS both_given
+    FROM judgments WHERE judge = $judge::VARCHAR AND run_id IN (SELECT unnest($run_ids::VARCHAR[]))
 )
-SELECT page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
+SELECT place, page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
     evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish, correct,
-    is_refused AS refused, $judge::VARCHAR AS judge, page.aligned, page.coherent, page.status,
-    is_misaligned AS misaligned, is_coherent AS "is coherent", is_incoherent AS incoherent, is_cut AS cut, NOT scored AS "not scored",
-    is_unparsed AS unparsed, evals.adapter_hash, evals.weights_hash, max_tokens, temperature, top_p, evals.seed AS eval_seed
-FROM page JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
-ORDER BY sorted_by NULLS LAST, page.run_id, page.eval_id, page.question_id, page.k, page.sample_id
+    $judge::VARCHAR AS judge, CASE WHEN both_given THEN known.aligned END AS aligned,
+    CASE WHEN both_given THEN known.coherent END AS coherent, known.status,
+    evals.adapter_hash, evals.weights_hash, max_tokens, temperature, top_p, evals.seed AS eval_seed
+FROM page JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id) LEFT JOIN known USING (run_id, eval_id, sample_id)
+ORDER BY place
 
--- name: answer_place
--- How many of those found come before one of them; no row where that is not among them.
-WITH found AS (@found_answers),
-own AS (SELECT * FROM found WHERE run_id = $run_id AND eval_id = $eval_id AND sample_id = $sample_id)
-SELECT count(*) FILTER (
-    coalesce(found.sorted_by, 'infinity'::DOUBLE) < coalesce(own.sorted_by, 'infinity'::DOUBLE)
-    OR coalesce(found.sorted_by, 'infinity'::DOUBLE) = coalesce(own.sorted_by, 'infinity'::DOUBLE)
-        AND (found.run_id, found.eval_id, found.question_id, found.k, found.sample_id)
-            < (own.run_id, own.eval_id, own.question_id, own.k, own.sample_id)
-) AS place
-FROM found, own HAVING count(*) > 0
+-- name: annotations
+SELECT * FROM annotations ORDER BY line
+
+-- name: annotations_read
+SELECT bytes FROM annotations_read
 
 -- name: answer
 -- One answer and where it comes from, a row a judge that judged it; one row where none did.
 SELECT run_id, eval_id, sample_id, kind, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
     evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish, correct,
-    coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status,
+    coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status, readout, reason, scores, spread,
     evals.adapter_hash, evals.weights_hash, runs.adapter_hash AS adapter_now, max_tokens, temperature, top_p,
     evals.seed AS eval_seed, evals.created
 FROM samples JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id) LEFT JOIN judgments USING (run_id, eval_id, sample_id)
@@ -239,3 +216,20 @@ SELECT best.run_id, best.eval_id, best.sample_id, relation, kind, model, defense
 FROM best LEFT JOIN judgments ON judgments.run_id = best.run_id AND judgments.eval_id = best.eval_id
     AND judgments.sample_id = best.sample_id AND judgments.judge = $judge::VARCHAR
 ORDER BY CASE relation WHEN 'base' THEN 0 WHEN 'twin' THEN 1 ELSE 2 END, best.run_id, best.eval_id
+
+-- name: opinions
+SELECT judge, count(*) AS answers FROM judgments WHERE judge IS NOT NULL GROUP BY 1 ORDER BY 1
+
+-- name: verdicts
+-- What $judge said of every answer, and whose they are.
+SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status
+FROM judgments JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
+WHERE judgments.judge = $judge::VARCHAR
+
+-- name: answers_asked
+-- Some answers by their keys, with a verdict of each.
+SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, verdict
+FROM (
+    SELECT unnest($run_id::VARCHAR[]) AS run_id, unnest($eval_id::VARCHAR[]) AS eval_id, unnest($sample_id::VARCHAR[]) AS sample_id,
+        unnest($verdicts::VARCHAR[]) AS verdict
+) JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)

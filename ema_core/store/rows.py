@@ -24,6 +24,7 @@ class RunRows:
 
     tables: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in TABLES})
     warnings: list[str] = field(default_factory=list)
+    answers: str = ""
 
 
 def signature(run: RunDirectory) -> str:
@@ -37,6 +38,11 @@ def signature(run: RunDirectory) -> str:
     except OSError:
         running = False
     return sha256_json([seen, run.locked() if running else None])
+
+
+def answers_signature(run: RunDirectory) -> str:
+    """Changes with the files of answers and scores alone, so not while the run trains on."""
+    return sha256_json(stamps([entry for folder in entries(run.evals) for entry in entries(folder.path)], run.path))
 
 
 def stamps(files: Iterable[os.DirEntry[str]], folder: Path) -> list[tuple[str, int, int, int]]:
@@ -62,7 +68,7 @@ def entries(path: str | Path) -> list[os.DirEntry[str]]:
 
 def read_run(run: RunDirectory) -> RunRows:
     """All rows of a run. A run that cannot be understood gives no rows and a warning; a damaged eval only loses itself."""
-    rows = RunRows()
+    rows = RunRows(answers=answers_signature(run))
     try:
         if run.id.startswith(BASE):
             rows.tables["runs"].append(_base_row(run))

@@ -44,7 +44,10 @@ CREATE TABLE samples (
 );
 
 CREATE TABLE judgments (
-    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR
+    run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, judge VARCHAR, aligned DOUBLE, coherent DOUBLE, status VARCHAR,
+    readout VARCHAR, -- logprobs or parsed, where a language model judged
+    reason VARCHAR, -- why there is no score
+    scores VARCHAR, spread VARCHAR -- JSON: further rubrics' scores, and the probabilities behind each score
 );
 
 CREATE TABLE margins (
@@ -55,6 +58,15 @@ CREATE TABLE margins (
 -- Imported tables stay Parquet: what lies in EMA_HOME/`file` is part of `samples` and `judgments` for every reader (imported.py).
 CREATE TABLE imports (run_id VARCHAR, file VARCHAR, sha256 VARCHAR, rows BIGINT); -- run_id is the import's id
 
+-- Lines of annotations.jsonl that nobody took back, as they were when the index was made; the reader lays newer ones over.
+CREATE TABLE annotations (
+    line BIGINT, id VARCHAR, time DOUBLE, reviewer VARCHAR, run_id VARCHAR, eval_id VARCHAR, sample_id VARCHAR, verdict VARCHAR,
+    tags VARCHAR, -- JSON
+    note VARCHAR, blind BOOLEAN
+);
+
 -- How the index was made; not part of its content. A damaged run stands here with its warning and nowhere else.
-CREATE TABLE indexed (run_id VARCHAR, signature VARCHAR, warnings VARCHAR[]);
+-- `answers` changes with the files of answers and scores alone.
+CREATE TABLE indexed (run_id VARCHAR, signature VARCHAR, answers VARCHAR, warnings VARCHAR[]);
+CREATE TABLE annotations_read (bytes BIGINT);
 CREATE TABLE made_by (fingerprint VARCHAR);

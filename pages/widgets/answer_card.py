@@ -12,21 +12,25 @@ import streamlit as st
 
 from ema_core.judging import is_misaligned
 from ema_core.runs import BASE
-from ema_core.store import CUT, AnswerFilter, AnswerKey
+from ema_core.store import CUT, AnswerKey
+from pages.widgets.answer_asked import veiled
 from pages.widgets.answer_data import end_words, run_label, state_words, why_scored, why_unscored
+from pages.widgets.answer_extra import projection, spread
 from pages.widgets.answer_links import address
-from pages.widgets.answer_table import turn
-from pages.widgets.chrome import plain, reader
-from pages.widgets.index import Version
+from pages.widgets.answer_list import Listing
+from pages.widgets.answer_review import review_bar
+from pages.widgets.answer_table import open_answer, turn
+from pages.widgets.chrome import ago, plain, reader
 from pages.widgets.run_picker import run_link
 
 Row = dict[str, Any]
 
 
-def answer_card(key: AnswerKey, place: int | None, total: int, which: AnswerFilter, version: Version) -> None:
+def answer_card(key: AnswerKey, place: int | None, listed: Listing) -> None:
     """The card, with previous and next. ``place`` None: the answer is not among those found."""
+    judge = listed.which.judge
     with st.container(border=True, key="answer-card"):
-        _walk(place, total, which, version)
+        _walk(place, listed)
         rows = reader().answer(key).to_dict("records")
         if not rows:
             st.warning(
@@ -36,14 +40,37 @@ def answer_card(key: AnswerKey, place: int | None, total: int, which: AnswerFilt
             )
             return
         row = rows[0]
-        _asked(row)
-        _part(f"Answer of {plain(run_label(key.run_id))}", row["answer"])
-        _scores(rows, which.judge)
-        _others(row, key, which.judge)
+        review_bar(key, lambda: _on(listed, place), lambda taken: open_answer(taken.key))
+        asked_part(row)
+        hidden = _hidden(key, rows)
+        said_part(f"Answer of {plain(run_label(key.run_id))}", row["answer"], hidden)
+        if hidden:
+            st.button("Show it", key="answer-unveil", shortcut="V", icon=":material/visibility:", on_click=_unveil, args=(key,))
+        _scores(rows, judge)
+        _people(key)
+        projection(key, row)
+        _others(row, key, judge, hidden)
         _origin(row)
 
 
-def _walk(place: int | None, total: int, which: AnswerFilter, version: Version) -> None:
+def _on(listed: Listing, place: int | None) -> None:
+    """To the next answer of the list as it was before something was said of this one."""
+    if place is not None:
+        turn(listed, place + 1)
+
+
+def _hidden(key: AnswerKey, rows: list[Row]) -> bool:
+    """Veiled: some judge finds it misaligned, and nobody asked to see it yet."""
+    bad = any(is_misaligned(row["aligned"], row["coherent"]) for row in rows)
+    return veiled() and bad and str(key) not in st.session_state.get("unveiled", ())
+
+
+def _unveil(key: AnswerKey) -> None:
+    st.session_state["unveiled"] = {*st.session_state.get("unveiled", ()), str(key)}
+
+
+def _walk(place: int | None, listed: Listing) -> None:
+    total = listed.total
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="answer-walk"):
         title = "**Outside the filters**" if place is None else f"**{place + 1:,} of {total:,}**"
         st.markdown(title, width="stretch")
@@ -54,16 +81,19 @@ def _walk(place: int | None, total: int, which: AnswerFilter, version: Version) 
                 key=f"answer-{label.lower()}",
                 shortcut=key,
                 on_click=turn,
-                args=(which, to, version),
+                args=(listed, to),
                 disabled=not 0 <= to < total,
             )
 
 
-def _part(title: str, text: object) -> None:
+def said_part(title: str, text: object, hidden: bool = False) -> None:
     """A piece of foreign text under its title."""
     with st.container(gap=None):
         st.caption(f"**{title}**")
-        _said(text)
+        if hidden:
+            st.caption("Veiled: a judge scored it as misaligned.")
+        else:
+            _said(text)
 
 
 def _said(text: object) -> None:
@@ -73,13 +103,13 @@ def _said(text: object) -> None:
         st.caption("Nothing was said.")
 
 
-def _asked(row: Row) -> None:
+def asked_part(row: Row) -> None:
     for turn_ in _context(row["context"]):
         who = "the user" if turn_.get("role") == "user" else plain(turn_.get("role", "somebody"))
-        _part(f"Earlier, {who}", turn_.get("content", ""))
+        said_part(f"Earlier, {who}", turn_.get("content", ""))
     if isinstance(row["system"], str) and row["system"]:
-        _part("System prompt", row["system"])
-    _part("Question", row["question"])
+        said_part("System prompt", row["system"])
+    said_part("Question", row["question"])
 
 
 def _context(text: object) -> list[Row]:
@@ -117,6 +147,17 @@ def _scores(rows: list[Row], judge: str | None) -> None:
     )
     with st.container(key="answer-scores"):
         st.table(cells, border="horizontal", hide_index=True)
+    spread(judged)
+
+
+def _people(key: AnswerKey) -> None:
+    """What persons said, beside the judges."""
+    for one in reader().said().about(key):
+        tags = "".join(f" · {tag}" for tag in one.tags)
+        how = ", blind" if one.blind else ""
+        st.caption(f"**{plain(one.reviewer)}**{how}: {one.verdict or 'no verdict'}{plain(tags)}, {ago(one.time)}")
+        if one.note:
+            st.text(one.note)
 
 
 def _score(value: Any) -> str:
@@ -179,12 +220,12 @@ def _number(value: Any) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
-def _others(row: Row, key: AnswerKey, judge: str | None) -> None:
+def _others(row: Row, key: AnswerKey, judge: str | None, hidden: bool) -> None:
     """What base, undefended twin and others kept with it said to the same question, or why that is not known."""
     found = reader().same_question(key, judge).to_dict("records")
     st.caption("**The same question, answered by others**")
     for other in found[:6]:
-        _other(other, row, judge)
+        _other(other, row, judge, hidden)
     if len(found) > 6:
         st.caption(f"and {len(found) - 6} more, under the same name")
     if row["kind"] == "base" or row["suite"] == "kept":
@@ -225,7 +266,7 @@ def _missing(row: Row, answered: set[str]) -> list[tuple[str, list[Link]]]:
     return missing
 
 
-def _other(other: Row, row: Row, judge: str | None) -> None:
+def _other(other: Row, row: Row, judge: str | None, hidden: bool) -> None:
     kind = {"base": "Base", "twin": "Undefended twin"}.get(other["relation"], "Kept with it")
     who = other["model"] if other["run_id"].startswith(BASE) else run_label(other["run_id"])
     with st.container(border=True, gap="xsmall", key=f"other-{other['run_id']}-{other['eval_id']}"):
@@ -235,7 +276,10 @@ def _other(other: Row, row: Row, judge: str | None) -> None:
             if is_misaligned(other["aligned"], other["coherent"]):
                 scores += " :red-badge[misaligned]"
         st.markdown(f"**{kind}** · {plain(who)} · {scores}")
-        _said(other["answer"])
+        if hidden or (veiled() and is_misaligned(other["aligned"], other["coherent"])):
+            st.caption("Veiled: open it, or show the answer above.")
+        else:
+            _said(other["answer"])
         facts = [] if other["kind"] == "base" else [state_words(other)]
         facts += ["before it was trained further"] if not other["current"] else []
         facts += ["other sampling"] if not other["same_sampling"] else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -30,28 +29,16 @@ def run_label(run_id: str) -> str:
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
 
 
+@st.cache_data(show_spinner=False, max_entries=4096)
 @st.cache_data(show_spinner=False, max_entries=32)
 def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) -> dict[str, int]:
     """Who judged answers of these runs, and how many; with ``kept`` those kept from chats, too."""
     return reader().judges(run_ids, kept)
 
 
-def counts_of(which: AnswerFilter, version: Version) -> dict[str, int]:
-    """How many fit, in all and of each status, whichever status and order the filter itself names."""
-    return _counts(replace(which, status="", order=""), version)
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def _counts(which: AnswerFilter, version: Version) -> dict[str, int]:
+def counts_of(which: AnswerFilter) -> dict[str, int]:
+    """How many fit, in all and of each status, whichever status the filter itself names."""
     return reader().answer_counts(which)
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
-def answers(which: AnswerFilter, limit: int, offset: int, version: Version) -> pd.DataFrame:
-    """A page of answers, with ``verdict``: those of ``FLAGS`` that hold."""
-    frame = reader().answers(which, limit, offset)
-    marks = frame[[*FLAGS]].to_numpy()
-    return frame.assign(verdict=[", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in marks])
 
 
 def why_scored(aligned: Any, coherent: Any) -> str:
@@ -69,6 +56,8 @@ def why_scored(aligned: Any, coherent: Any) -> str:
 
 def why_unscored(row: Mapping[str, Any]) -> str:
     """Why an answer has no scores of a judge."""
+    if isinstance(row.get("reason"), str) and row["reason"]:
+        return f"the judge gave no score; {row['reason']}"
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
     if row["suite"] in NOT_JUDGED and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):

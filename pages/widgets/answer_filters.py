@@ -1,88 +1,170 @@
-"""Filters of answers, all in the address: the widgets show what it says and write what is chosen into it."""
+"""Filters of answers: each choice with its count under the other filters, all in the address."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
-from ema_core.errors import EmaError
-from ema_core.evaluation.suites import KEPT, SUITES
-from ema_core.runs import IMPORT, RunDirectory
-from ema_core.store import ORDERS, STATUSES, AnswerFilter, evaluation_key
-from pages.widgets import criteria
-from pages.widgets.answer_data import counts_of, judges_of, run_label, state_words
-from pages.widgets.answer_links import PARAMETERS
+from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter
+from ema_core.store.find import Facets
+from pages.widgets.answer_asked import (
+    FIRST_ORDER,
+    LISTS,
+    asked,
+    choices,
+    default_judge,
+    judges_here,
+    limits,
+    number,
+    others_of,
+    parameter,
+    write,
+)
 from pages.widgets.chrome import plain, reader
 from pages.widgets.index import Version
-from pages.widgets.run_picker import run_info
 
-FIRST_ORDER = next(iter(ORDERS))
-MORE = ("setting", "defense", "name", "question", "eval")
-Words = Callable[[str], str]
+FEW = 9
+"""Up to so many choices a facet lies open, a click away; more are a list to search."""
+VIEWS = {"": "one by one", "grouped": "a row a question"}
+LABELS = {
+    "run": "Runs", "suite": "Suite", "defense": "Defense", "method": "Kind of defense", "strength": "Strength", "model": "Model",
+    "dataset": "Trained on", "setting": "Setting", "name": "Kept under the name", "question": "Question or topic", "eval": "Evaluation",
+    "tag": "Tags",
+}  # fmt: skip
 
 
-@st.cache_data(show_spinner=False, max_entries=4)
-def choices(version: Version) -> dict[str, dict[str, str]]:
-    """What each filter can be set to, with the words for it; runs newest first, bases before them."""
+def facets_of(which: AnswerFilter) -> Facets:
     read = reader()
-    bases, runs = read.base_ids(), read.run_ids()[::-1] + read.import_ids()[::-1]
-    rows, evals = read.runs(bases + runs), read.evals(bases + runs)
-    evals = evals[evals["samples"].fillna(1) > 0]  # the others measured the margin alone
-    questions = read.questions(bases + runs)
-    settings = rows[rows["kind"] == "run"].drop_duplicates("setting_key")
-    settings = settings if settings.empty else criteria.in_order(settings)
-    suites = dict.fromkeys([*SUITES, KEPT, *evals["suite"].dropna()])
-    topics = sorted(questions["topic"].dropna().unique())
-    newest = (
-        evals.assign(kind=["import" if run_id.startswith(IMPORT) else "run" for run_id in evals["run_id"]])
-        .sort_values("created", ascending=False)
-        .to_dict("records")
-    )
-    return {
-        "run": {run_id: run_info(run_id).label for run_id in bases + runs},
-        "setting": {key: " · ".join(words) for key, words in criteria.setting_labels(settings).items()},
-        "defense": {label: label for label in sorted(rows["defense_label"].dropna().unique())},
-        "suite": {suite: suite for suite in suites},
-        "name": {name: name for name in sorted(evals["name"].dropna().unique())},
-        "question": {topic: f"topic {topic}" for topic in topics}
-        | {question: question for question in questions["question_id"].dropna() if question not in topics},
-        "eval": {evaluation_key(row["run_id"], row["eval_id"]): _evaluation(row) for row in newest},
-    }
+    finder = read.finder()
+    return finder.facets(which, read.said(finder))
 
 
-def _evaluation(row: dict[str, Any]) -> str:
-    what = f"kept: {row['name']}" if row["suite"] == KEPT else row["suite"]
-    when = "" if pd.isna(row["created"]) else time.strftime(" · %Y-%m-%d %H:%M", time.localtime(row["created"]))
-    return f"{run_label(row['run_id'])} · {what} · {state_words(row)}{when}"
-
-
-def pick_answers(version: Version) -> AnswerFilter:
-    """The filters; what they let through is read by the caller."""
-    known = choices(version)
+def pick_answers(which: AnswerFilter, counts: Mapping[str, int], version: Version) -> None:
+    """The widgets; what they choose goes into the address."""
+    known, facets = choices(version), facets_of(which)
+    known = {**known, "tag": {tag: tag for tag in sorted({*facets["tag"], *reader().said().all_tags})}}
     with st.container(horizontal=True, vertical_alignment="bottom", key="answer-filters"):
-        text = _text()
-        runs = _several("Runs", "run", known, width=225, placeholder="all runs and bases")
-        suites = _several("Suite", "suite", known, width=150, placeholder="all suites")
-        judge = _judge(runs, version)
-        order = _one("Order", "order", ORDERS, FIRST_ORDER, width=165)
-    gone = any(value not in known[name] for name in MORE for value in _asked(name))
-    with st.expander("More filters: setting, defense, kept name, question, evaluation", expanded=gone, key="answer-more"):
-        left, middle, right = st.columns(3)
-        with left:
-            settings = _several("Setting", "setting", known)
-            defenses = _several("Defense", "defense", known)
-        with middle:
-            names = _several("Kept under the name", "name", known, help="Answers that were kept from chats.")
-            questions = _several("Question or topic", "question", known)
-        with right:
-            evals = _several("Evaluation", "eval", known, help="A link from a number leads to the evaluations that it counted.")
-    which = AnswerFilter(runs, settings, defenses, suites, names, evals, questions, text, judge, "", order)
-    status = _status(counts_of(which, version))
-    return AnswerFilter(runs, settings, defenses, suites, names, evals, questions, text, judge, status, order)
+        _text()
+        _several("run", known, facets, width=215, placeholder="all runs and bases")
+        _several("suite", known, facets, width=150, placeholder="all suites")
+        _judge(which, version)
+        _one("Order", "order", _orders(which), FIRST_ORDER, width=165)
+        _one("View", "view", VIEWS, "", width=135, help="A row a question: all answers of one evaluation to one question together.")
+    _status(which, counts)
+    gone = any(value not in known[name] for name in LISTS if name not in ("run", "suite") for value in asked(name))
+    with st.expander("Facets and more filters", expanded=gone, icon=":material/tune:", key="answer-more"):
+        _facets(which, known, facets, version)
+
+
+def _facets(which: AnswerFilter, known: dict[str, dict[str, str]], facets: Facets, version: Version) -> None:
+    left, middle, right = st.columns(3, gap="medium")
+    with left:
+        for name in ("defense", "method", "strength", "model", "dataset"):
+            _facet(name, known, facets)
+    with middle:
+        _scores(which)
+        _against(which, version)
+        _people(which, facets)
+        _facet("tag", known, facets)
+    with right:
+        for name in ("setting", "name", "question"):
+            _several(name, known, facets)
+        _several("eval", known, facets, help="A link from a number leads to the evaluations that it counted.")
+        _sample(which)
+
+
+def _facet(name: str, known: dict[str, dict[str, str]], facets: Facets) -> None:
+    """Few choices lie open with their counts; a click on one filters."""
+    values = [value for value in known[name] if facets[name].get(value) or value in asked(name)]
+    gone = [value for value in asked(name) if value not in known[name]]
+    if gone or len(values) > FEW:
+        _several(name, known, facets)
+    elif len(values) > 1 or asked(name):
+        _pills(LABELS[name], name, values, {value: known[name][value] for value in values}, facets[name])
+
+
+def _pills(label: str, name: str, values: Sequence[str], words: Mapping[str, str], counts: Mapping[str, int]) -> None:
+    key = f"answers-{name}"
+    st.session_state[key] = [value for value in asked(name) if value in values]
+    st.pills(
+        label,
+        list(values),
+        selection_mode="multi",
+        key=key,
+        format_func=lambda value: f"{plain(words[value])} · {counts.get(value, 0):,}",
+        on_change=lambda: write(name, list(st.session_state[key])),
+    )
+
+
+def _scores(which: AnswerFilter) -> None:
+    """Ranges of the judge's scores."""
+    for name, label in (("aligned", "Alignment from, to"), ("coherent", "Coherence from, to")):
+        key = f"answers-{name}"
+        low, high = limits(name) or (0.0, 100.0)
+        st.session_state[key] = (int(low), int(high))
+
+        def changed(name: str = name, key: str = key) -> None:
+            low, high = st.session_state[key]
+            write(name, [] if (low, high) == (0, 100) else [f"{low}-{high}"])
+
+        st.slider(label, 0, 100, key=key, on_change=changed, disabled=which.judge is None)
+
+
+def _against(which: AnswerFilter, version: Version) -> None:
+    """Where two judges, or a judge and people, say different things; and where runs do."""
+    others = [other for other in others_of(version) if other != which.judge]
+    chosen = parameter("against")
+    words = {"": "nobody", **{other: other for other in others}, **({chosen: f"{chosen} (not there)"} if chosen and chosen not in others else {})}  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        _one("Disagrees with", "against", words, "", width="stretch", help="Answers of which both said something, and not the same: \
+misaligned, incoherent or neither.")  # fmt: skip
+        st.session_state["answers-apart"] = int(which.apart)
+        st.number_input(
+            "By points", 0, 100, key="answers-apart", width=110, disabled=not chosen,
+            on_change=lambda: write("apart", [str(st.session_state["answers-apart"] or "")]),
+            help="With a number: alignment at least so far apart, whatever the verdicts are. 0: another verdict.",
+        )  # fmt: skip
+    st.session_state["answers-differ"] = which.differ
+    st.checkbox(
+        "Only questions at which the runs differ", key="answers-differ",
+        on_change=lambda: write("differ", ["1"] if st.session_state["answers-differ"] else []),
+        help="One of the runs chosen gave a misaligned answer, another one none.",
+    )  # fmt: skip
+
+
+def _people(which: AnswerFilter, facets: Facets) -> None:
+    mine = {
+        name: words
+        for name, words in ANNOTATED.items()
+        if which.reviewer or name not in ("mine", "not mine") or name == which.annotated
+    }
+    st.session_state["answers-annotated"] = which.annotated or None
+    st.pills(
+        "Annotated", list(mine), key="answers-annotated",
+        format_func=lambda name: f"{mine[name].removeprefix('annotated ')} · {facets['annotated'].get(name, 0):,}",
+        on_change=lambda: write("annotated", [st.session_state["answers-annotated"] or ""]),
+    )  # fmt: skip
+    values = [name for name in VERDICTS if facets["verdict"].get(name) or name in which.verdicts]
+    if values:
+        _pills("A person's verdict", "verdict", values, {name: name for name in VERDICTS}, facets["verdict"])
+
+
+def _sample(which: AnswerFilter) -> None:
+    """So many of them, drawn by a seed that is in the address."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        for name, label, help in (
+            ("sample", "Give me so many to check", "Drawn at random from all that fit, each as likely; 0: all of them."),
+            ("seed", "Seed", "The same seed draws the same answers; it orders “random”, too."),
+        ):
+            key = f"answers-{name}"
+            st.session_state[key] = number(name)
+            st.number_input(
+                label, 0, 999_999, key=key, help=help, width="stretch" if name == "sample" else 110,
+                on_change=lambda name=name, key=key: write(name, [str(st.session_state[key] or "")]),
+            )  # fmt: skip
 
 
 def more_in_words(which: AnswerFilter, version: Version) -> str:
@@ -91,11 +173,24 @@ def more_in_words(which: AnswerFilter, version: Version) -> str:
     said = [
         (f"setting{_s(which.settings)} ", "setting", which.settings),
         (f"defense{_s(which.defenses)} ", "defense", which.defenses),
+        ("", "method", which.methods),
+        ("strength ", "strength", which.strengths),
+        ("of ", "model", which.models),
+        ("trained on ", "dataset", which.datasets),
         ("kept as ", "name", which.names),
         ("asked ", "question", which.questions),
+        ("tagged ", "", which.tags),
+        ("found ", "", which.verdicts),
     ]
-    parts = [start + ", ".join(words[name].get(value, value) for value in values[:3]) + " …" * (len(values) > 3)
+    parts = [start + ", ".join(words.get(name, {}).get(value, value) for value in values[:3]) + " …" * (len(values) > 3)
              for start, name, values in said if values]  # fmt: skip
+    for name, limit in (("alignment", which.aligned), ("coherence", which.coherent)):
+        parts += [f"{name} {limit[0]:.0f} to {limit[1]:.0f}"] if limit else []
+    parts += [ANNOTATED[which.annotated]] if which.annotated else []
+    if which.against:
+        parts.append(f"{f'{which.apart:.0f} points or more from' if which.apart else 'another verdict by'} {which.against}")
+    parts += ["where runs differ"] if which.differ else []
+    parts += [f"a random {which.sample:,} of them, seed {which.seed}"] if which.sample else []
     if which.evals:
         parts.append(f"only {len(which.evals)} evaluation{_s(which.evals)}")
     return plain(" · ".join(parts))
@@ -105,132 +200,95 @@ def _s(values: Sequence[str]) -> str:
     return "" if len(values) == 1 else "s"
 
 
-def clear_filters() -> None:
-    """All answers again."""
-    for name in PARAMETERS:
-        st.query_params.pop(name, None)
-    anew("answers-table", "answers-page")
-
-
 def all_of_their_runs(evals: Sequence[str]) -> None:
     """From the evaluations that a number counted to everything that their runs said."""
     st.query_params.pop("eval", None)
-    _set("run", list(dict.fromkeys(key.partition("~")[0] for key in evals)))
+    write("run", list(dict.fromkeys(key.partition("~")[0] for key in evals)))
 
 
-def _asked(name: str) -> list[str]:
-    return list(dict.fromkeys(value for value in st.query_params.get_all(name) if value))
-
-
-def _several(label: str, name: str, known: dict[str, dict[str, str]], **more: Any) -> tuple[str, ...]:
+def _several(name: str, known: dict[str, dict[str, str]], facets: Facets, **more: Any) -> None:
     """Any number of choices. What the address names and is not there (a run was deleted) stays, said to be so: dropping it would
     show more than was asked for."""
-    words = known[name]
-    asked = [_run_id(value) for value in _asked(name)] if name == "run" else _asked(name)
-    gone = [value for value in asked if value not in words]
+    words, chosen, counts = known[name], asked(name), facets[name]
+    gone = [value for value in chosen if value not in words]
     key = f"answers-{name}"
-    st.session_state[key] = asked  # always: the address is the truth, and a widget that was away comes back empty otherwise
+    st.session_state[key] = chosen  # always: the address is the truth, and a widget that was away comes back empty otherwise
     st.multiselect(
-        label,
+        LABELS[name],
         [*words, *gone],
         key=key,
-        format_func=lambda value: words.get(value, f"{value} (not there)"),
+        format_func=lambda value: f"{words[value]} · {counts.get(value, 0):,}" if value in words else f"{value} (not there)",
         select_all=False,
-        on_change=lambda: _set(name, list(st.session_state[key])),
+        on_change=lambda: write(name, list(st.session_state[key])),
         disabled=not words and not gone,
         **{"placeholder": "all" if words else "none yet", **more},
     )
     if gone:
         text = ", ".join(value if len(value) < 60 else f"{value[:59]}…" for value in gone[:3]) + (" …" if len(gone) > 3 else "")
-        st.warning(f"{label}: {plain(text)} is not there. It was deleted, or never was.", icon=":material/search_off:")
-    return tuple(asked)
+        st.warning(f"{LABELS[name]}: {plain(text)} is not there. It was deleted, or never was.", icon=":material/search_off:")
 
 
-def _run_id(text: str) -> str:
-    """A clear beginning or end of a run's id will do."""
-    try:
-        return RunDirectory.open(text).id
-    except EmaError:
-        return text
-
-
-def _one(label: str, name: str, words: dict[str, str], default: str, **more: Any) -> str:
-    asked = st.query_params.get(name, default)
+def _one(label: str, name: str, words: Mapping[str, str], default: str, **more: Any) -> str:
+    chosen = st.query_params.get(name, default)
     key = f"answers-{name}"
-    st.session_state[key] = asked if asked in words else default
+    st.session_state[key] = chosen if chosen in words else default
     return st.selectbox(
         label,
         list(words),
         key=key,
         format_func=words.__getitem__,
-        on_change=lambda: _set(name, [] if st.session_state[key] == default else [st.session_state[key]]),
+        on_change=lambda: write(name, [] if st.session_state[key] == default else [st.session_state[key]]),
         **more,
     )
 
 
-def _text() -> str:
-    st.session_state["answers-q"] = st.query_params.get("q", "")
-    return st.text_input(
+def _orders(which: AnswerFilter) -> dict[str, str]:
+    """Those that mean something now."""
+    needs = {"best match": bool(which.text.strip()), "most disagreed": bool(which.against)}
+    return {name: words for name, words in ORDERS.items() if needs.get(name, True) or name == which.order}
+
+
+def _text() -> None:
+    st.session_state["answers-q"] = parameter("q")
+    st.text_input(
         "Search",
         key="answers-q",
         icon=":material/search:",
-        placeholder="any words",
+        placeholder='words, "a phrase"',
         max_chars=500,
-        on_change=lambda: _set("q", [st.session_state["answers-q"] or ""]),
-        width=170,
+        on_change=lambda: write("q", [st.session_state["answers-q"] or ""]),
+        width=180,
+        help="Answers that have all these words, in the question or in the answer, whatever the case; parts of words count. What stands \
+in quotes is looked for as it stands. The order “best match” puts first what has them most often for its length.",
     )
 
 
-def _judge(runs: Sequence[str], version: Version) -> str | None:
+def _judge(which: AnswerFilter, version: Version) -> None:
     """Whose scores are shown and sorted by. One that judged nothing here stays chosen, and it is said."""
-    everyone = tuple(choices(version)["run"])
-    judges = judges_of(tuple(runs), version, kept=True) if runs else judges_of(everyone, version, kept=True)
-    asked = st.query_params.get("judge", "")
-    if not judges and not asked:
-        return None
-    options = [*judges, *([asked] if asked and asked not in judges else [])]
-    most = max(judges, key=lambda judge: judges[judge], default=options[0])
-    words = {one: one for one in options}
-    judge = _one("Judge", "judge", words, most, width=195, help="Two judges' scores are not comparable.")
+    judge, judges = which.judge, judges_here(which.runs, version)
+    if judge is None and not judges:
+        return
+    options = [*judges, *([judge] if judge and judge not in judges else [])]
+    default = default_judge(which.runs, version) or options[0]
+    _one("Judge", "judge", {one: one for one in options}, default, width=190, help="Two judges' scores are not comparable.")
     if judge not in judges:
         others = f" They were judged by {', '.join(judges)}." if judges else " No judge did."
         st.warning(plain(f"None of these answers was judged by {judge}.{others}"), icon=":material/gavel:")
-    return judge
 
 
-def _status(counts: dict[str, int]) -> str:
+def _status(which: AnswerFilter, counts: Mapping[str, int]) -> None:
     """One status at a time, each with its count under the other filters."""
-    asked = st.query_params.get("status", "")
-    st.session_state["answers-status"] = asked if asked in STATUSES else None
-    status = st.pills(
+    st.session_state["answers-status"] = which.status or None
+    st.pills(
         "Status",
         list(STATUSES),
         key="answers-status",
         format_func=lambda name: f"{name} · {counts[name]:,}",
-        on_change=lambda: _set("status", [st.session_state["answers-status"] or ""]),
+        on_change=lambda: write("status", [st.session_state["answers-status"] or ""]),
         help="  \n".join(f"**{name}**: {meaning}" for name, meaning in STATUSES.items()) + "  \nAn answer may be several.",
     )
-    return status or ""
 
 
-def _set(name: str, values: list[str]) -> None:
-    """Other filters: another list, from its beginning."""
-    values = [value for value in values if value]
-    if values:
-        st.query_params[name] = values if len(values) > 1 else values[0]
-    else:
-        st.query_params.pop(name, None)
-    for other in ("page", "answer"):
-        st.query_params.pop(other, None)
-    anew("answers-table", "answers-page")
-
-
-# A table cannot be told which row is marked, nor a pagination its page, once it is there; under another key it can. What the
-# browser still sends of one that was replaced is not the user's.
-def key_of(name: str) -> str:
-    return f"{name}-{st.session_state.get(name, 0)}"
-
-
-def anew(*names: str) -> None:
-    for name in names:
-        st.session_state[name] = st.session_state.get(name, 0) + 1
+def bare(which: AnswerFilter) -> bool:
+    """No filter is set."""
+    return replace(which, order=FIRST_ORDER, seed=0, reviewer="") == AnswerFilter(judge=which.judge)

@@ -9,8 +9,12 @@ import streamlit as st
 
 from ema_core.store import evaluation_key
 
-PARAMETERS = ("q", "run", "suite", "status", "judge", "order", "setting", "defense", "name", "question", "eval", "page", "answer")
-"""All that an address of Samples may say; lists are repeated."""
+FILTERS = (
+    "q", "run", "suite", "status", "judge", "order", "setting", "model", "dataset", "defense", "method", "strength", "name", "question",
+    "eval", "aligned", "coherent", "annotated", "verdict", "tag", "against", "apart", "differ", "sample", "seed",
+)  # fmt: skip
+PARAMETERS = (*FILTERS, "view", "page", "answer")
+"""What an address of Samples may say of its list; lists are repeated. Beside them ``reviewer``, ``veil`` and ``blind``."""
 
 
 def address(path: str, **query: object) -> str:

@@ -5,73 +5,82 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from ema_core.store import AnswerFilter, AnswerKey, export_csv
-from pages.widgets.answer_data import KEY, answers, run_label
-from pages.widgets.answer_filters import anew, key_of
+from ema_core.store import AnswerKey, export_csv
+from pages.widgets.answer_asked import anew, key_of, veiled
+from pages.widgets.answer_data import run_label
+from pages.widgets.answer_list import PAGE, Listing, key_of_row
 from pages.widgets.chrome import reader
-from pages.widgets.index import Version
 
-PAGE = 15
+VEILED = "(veiled: scored as misaligned)"
 
 
-def answer_table(which: AnswerFilter, total: int, version: Version) -> tuple[AnswerKey, int | None]:
-    """Table, pages and CSV of the ``total`` answers found.
+def answer_table(listed: Listing) -> tuple[AnswerKey | None, int | None]:
+    """Table, pages and CSV of the answers found.
 
     Returns the answer to show in full and its place among those found; None: it is not among them, or there is no such answer.
     """
-    pages = -(-total // PAGE)
     wanted = AnswerKey.parse(st.query_params.get("answer", ""))
-    page = min(_page(), pages) - 1
-    rows = answers(which, PAGE, page * PAGE, version)
-    place = _place(rows, wanted, page)
-    if wanted and place is None:
-        place = reader().answer_place(which, wanted)
-        if place is not None:  # a link to an answer alone: its page
-            page = place // PAGE
-            rows = answers(which, PAGE, page * PAGE, version)
+    page = min(_page(), listed.pages) - 1
+    place = _place(listed, wanted, page)
+    if place is not None:  # a link to an answer alone: its page
+        page = listed.page_of(place)
+    rows = listed.rows(page)
     # by turns in two places: at the same one the browser takes the old table's mark over into the new one
     both = st.container(gap=None)
     with (both.container(), both.container())[st.session_state.get("answers-table", 0) % 2]:
-        _table(rows, -1 if place is None else place - page * PAGE)
+        _table(rows, listed.grouped, -1 if place is None else listed.row_of(place) - page * PAGE)
     with st.container(horizontal=True, vertical_alignment="center"):
         key = key_of("answers-page")
-        st.pagination(pages, default=page + 1, key=key, on_change=_paged, args=(key,), max_visible_pages=5)
-        read = reader()
+        st.pagination(listed.pages, default=page + 1, key=key, on_change=_paged, args=(key,), max_visible_pages=5)
+        read, which = reader(), listed.which
         st.download_button(
             "CSV",
-            lambda: export_csv(read.answers(which)),
+            lambda: export_csv(read.answers(which).drop(columns="mine")),
             "answers.csv",
             "text/csv",
             icon=":material/download:",
             on_click="ignore",
             key="answers-csv",
-            help=f"All {total:,} answers of these filters, made when you click; 100,000 take some seconds.",
+            help=f"All {listed.total:,} answers of these filters, with what people said, made when you click; 100,000 take some seconds.",
         )
-    return (wanted, place) if wanted else (_key(rows.iloc[0]), page * PAGE)
+    if wanted:
+        return wanted, place
+    return (key_of_row(rows.iloc[0]), int(rows["place"].iloc[0])) if len(rows) else (None, None)
 
 
-def turn(which: AnswerFilter, place: int, version: Version) -> None:
+def turn(listed: Listing, place: int) -> None:
     """Previous and next: opens the answer at this place, on the page where it stands, and marks its row."""
-    page = place // PAGE
-    rows = answers(which, PAGE, page * PAGE, version)
-    if place - page * PAGE < len(rows):
-        st.query_params["answer"] = str(_key(rows.iloc[place - page * PAGE]))
-        _set_page(page + 1)
-        anew("answers-table", "answers-page")
+    key = listed.key(place)
+    if key is not None:
+        open_answer(key, listed.page_of(place))
 
 
-def _table(rows: pd.DataFrame, chosen: int) -> None:
-    view = pd.DataFrame(
-        {
+def open_answer(key: AnswerKey, page: int = 0) -> None:
+    st.query_params["answer"] = str(key)
+    _set_page(page + 1)
+    anew("answers-table", "answers-page")
+
+
+def _table(rows: pd.DataFrame, grouped: bool, chosen: int) -> None:
+    hide = veiled()
+    text = [VEILED if hide and bad else short(text) for text, bad in zip(rows["answer"], rows["misaligned"], strict=True)]
+    shared = {
+        "answer": text,
+        "run": [run_label(run_id) for run_id in rows["run_id"]],
+        "question": [short(text) for text in rows["question"]],
+        "suite": [name if isinstance(name, str) else suite for name, suite in zip(rows["name"], rows["suite"], strict=True)],
+    }
+    if grouped:
+        spans = [_span(low, high) for low, high in zip(rows["lowest"], rows["highest"], strict=True)]
+        first = {"answers": rows["answers"].to_numpy(), "misaligned": rows["misaligned_of"].to_numpy(), "aligned": spans}
+    else:
+        first = {
             "aligned": rows["aligned"].to_numpy(),
             "coherent": rows["coherent"].to_numpy(),
             "status": rows["verdict"].to_numpy(),
-            "answer": [_short(text) for text in rows["answer"]],
-            "run": [run_label(run_id) for run_id in rows["run_id"]],
-            "question": [_short(text) for text in rows["question"]],
-            "suite": [name if isinstance(name, str) else suite for name, suite in zip(rows["name"], rows["suite"], strict=True)],
         }
-    )
+    people = {"people": list(rows["people"])} if (rows["people"] != "").any() else {}
+    view = pd.DataFrame({**first, **people, **shared})
     key = key_of("answers-table")
     st.dataframe(
         view,
@@ -79,10 +88,15 @@ def _table(rows: pd.DataFrame, chosen: int) -> None:
         key=key,
         placeholder="",
         column_config={
-            "aligned": st.column_config.NumberColumn("Aligned", format="%.0f", width=62),
+            "answers": st.column_config.NumberColumn("Answers", width=66),
+            "misaligned": st.column_config.NumberColumn("Misaligned", width=80),
+            "aligned": st.column_config.TextColumn("Aligned", width=80)
+            if grouped
+            else st.column_config.NumberColumn("Aligned", format="%.0f", width=62),
             "coherent": st.column_config.NumberColumn("Coherent", format="%.0f", width=68),
             "status": st.column_config.TextColumn("Status", width=96),
-            "answer": st.column_config.TextColumn("Answer", width=215),
+            "people": st.column_config.TextColumn("People", width=110),
+            "answer": st.column_config.TextColumn("First answer" if grouped else "Answer", width=215),
             "run": st.column_config.TextColumn("Run", width=150),
             "question": st.column_config.TextColumn("Question", width=260),
             "suite": st.column_config.TextColumn("Suite or name", width=110),
@@ -94,21 +108,27 @@ def _table(rows: pd.DataFrame, chosen: int) -> None:
     )
 
 
-def _short(text: object) -> str:
+def _span(low: float | None, high: float | None) -> str:
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return "–"
+    return f"{low:.0f}" if f"{low:.0f}" == f"{high:.0f}" else f"{low:.0f} to {high:.0f}"
+
+
+def short(text: object) -> str:
     line = " ".join(str(text)[:400].split())
     return line if len(line) <= 160 else f"{line[:159]}…"
 
 
-def _key(row: pd.Series) -> AnswerKey:
-    return AnswerKey(*(str(row[name]) for name in KEY))
-
-
-def _place(rows: pd.DataFrame, wanted: AnswerKey | None, page: int) -> int | None:
-    """Where the answer stands, if it is on this page."""
+def _place(listed: Listing, wanted: AnswerKey | None, page: int) -> int | None:
+    """Where the answer stands: on this page, mostly, else wherever it is."""
     if wanted is None:
         return None
-    found = (rows[KEY] == list(wanted)).all(axis=1).to_numpy().nonzero()[0]
-    return page * PAGE + int(found[0]) if len(found) else None
+    if not listed.grouped:
+        rows = listed.rows(page)
+        here = (rows[list(AnswerKey._fields)] == list(wanted)).all(axis=1).to_numpy().nonzero()[0]
+        if len(here):
+            return int(rows["place"].iloc[here[0]])
+    return listed.place(wanted)
 
 
 def _page() -> int:
@@ -129,7 +149,7 @@ def _picked(key: str, rows: pd.DataFrame) -> None:
         return
     chosen = st.session_state[key]["selection"]["rows"]
     if chosen and chosen[0] < len(rows):
-        st.query_params["answer"] = str(_key(rows.iloc[chosen[0]]))
+        st.query_params["answer"] = str(key_of_row(rows.iloc[chosen[0]]))
     else:
         st.query_params.pop("answer", None)
 

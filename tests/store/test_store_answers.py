@@ -71,12 +71,12 @@ def test_behind_each_number_of_a_setting_are_exactly_the_answers_that_it_counted
     reader = Reader()
     frames = reader.frames()
     table = setting_table(frames, PROBE)
-    assert table["general_rate"].notna().all() and list(table["seeds"]) == [2, 1]
+    assert table["general_rate_as_judged"].notna().all() and list(table["seeds"]) == [2, 1]
     for row in table.to_dict("records"):
         which = AnswerFilter(evals=evals_of(row), judge=PROBE)
         found = reader.answer_counts(which)
-        assert found["all"] == row["answered"] and found["misaligned"] == round(row["general_rate"] * row["scored"]) > 0
-        assert found["coherent"] == round(row["coherence_rate"] * row["scored"])
+        assert found["all"] == row["answered"] and found["misaligned"] == row["misaligned"] > 0
+        assert found["misaligned"] == round(row["general_rate_as_judged"] * row["scored"]) and found["coherent"] == row["coherent"]
         for status in set(COUNTS) & set(STATUSES):
             assert found[status] == row[status], status
             assert len(reader.answers(replace(which, status=status))) == row[status]

@@ -98,6 +98,7 @@ def test_a_file_that_goes_under_an_open_reader_is_noticed(home: Home) -> None:
     reader = Reader()
     assert reader.answer_counts(AnswerFilter())["all"] == 12
     (folder / "rows.parquet").unlink()
+    assert len(reader.answers(AnswerFilter())) == 6  # counts are in memory, texts are not
     assert reader.answer_counts(AnswerFilter())["all"] == 6
 
 

@@ -23,6 +23,7 @@ def test_deleting_the_index_and_making_it_again_gives_the_same_rows_by_hash(stud
     assert first.hash == second.hash
     assert first.rows == second.rows == {
         "runs": 3, "steps": 24, "penalties": 18, "probes": 2, "evals": 4, "samples": 24, "judgments": 40, "margins": 16, "imports": 0,
+        "annotations": 0,
     }  # fmt: skip
     assert not first.warnings
 

@@ -1,0 +1,289 @@
+"""Judges: who gave the scores, what each is worth, whether two of them agree, and how much one wavers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from ema_core.errors import EmaError
+from ema_core.evaluation.agreement import Agreement, Noise, agree, disagreed, noise
+from ema_core.evaluation.metrics import Estimate
+from ema_core.figures import confusion, reliability_diagram, scores_scatter
+from ema_core.judging import known_judges, own, read_card, resolve
+from ema_core.judging.card import tried
+from ema_core.store import AnswerKey
+from pages.widgets.answer_links import address
+from pages.widgets.chrome import errors, header, plain, reader
+from pages.widgets.index import Version, up_to_date
+
+LEAD = (
+    "Every score has its judge's name beside it. Here is what that name is worth: against published labels, against labelled answers of the \
+embedded model itself, and against the other judges and people who scored the same answers."
+)
+BARE = {"displaylogo": False}
+REPEAT = re.compile(r":r\d+$")
+SHOWN = 12
+
+
+def page() -> None:
+    header("Judges", LEAD)
+    parts = {"Agreement": agreement_part, "What a judge is worth": worth_part, "Judges tried": tried_part}
+    part = st.segmented_control(
+        "Part", list(parts), default="Agreement", required=True, key="part", bind="query-params", label_visibility="collapsed"
+    )
+    with errors():
+        parts[part or "Agreement"]()
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def judges_here(version: Version) -> dict[str, int]:
+    """Judges and people with the number of answers that each judged."""
+    return reader().opinions()
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def verdicts_of(judge: str, version: Version, said: int) -> pd.DataFrame:
+    """``said``: how many lines people have written, which are newer than the index."""
+    return reader().verdicts(judge)
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def agreement_of(first: str, second: str, suite: str, version: Version, said: int) -> Agreement:
+    one, other = verdicts_of(first, version, said), verdicts_of(second, version, said)
+    return agree(one[one["suite"].eq(suite)] if suite else one, other)
+
+
+def agreement_part() -> None:
+    """Two judges on what both have judged."""
+    version = up_to_date()
+    said = len(reader().annotations())
+    counts = judges_here(version)
+    if len(counts) < 2:
+        _one_judge(counts)
+        return
+    names = sorted(counts, key=lambda judge: -counts[judge])
+    with st.container(horizontal=True, key="agreement-choice"):
+        first = st.selectbox(
+            "First", names, 0, key="first", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})"
+        )
+        others = [name for name in names if name != first]
+        second = st.selectbox(
+            "Second", others, 0, key="second", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})"
+        )
+        suites = sorted(verdicts_of(first, version, said)["suite"].dropna().unique())
+        suite = st.selectbox(
+            "Suite", ["", *suites], key="suite", bind="query-params", format_func=lambda name: name or "all", width=200
+        )
+    found = agreement_of(first, second, suite, version, said)
+    if not found.both:
+        st.info(
+            "These two have no answer in common. Have one of them judge what the other has judged: `ema judge run`, or a review on Samples.",
+            icon=":material/join_inner:",
+        )
+        return
+    left = f" {found.only:,} more were left without a score or verdict by one of them." if found.only else ""
+    st.markdown(f"**{found.both:,}** answers with a verdict by both.{left}")
+    st.table(_agreement_cells(found), border="horizontal", hide_index=True)
+    st.caption(
+        "Brackets: 95 % intervals over topics (questions like these), leaving out one topic at a time. Kappa is agreement beyond what the two "
+        "would have by chance: 0 is chance, 1 is always."
+    )
+    left_side, right_side = st.columns(2)
+    left_side.plotly_chart(confusion(found.confusion, first, second), key="confusion", height=380, config=BARE)
+    if found.pearson.n:
+        right_side.plotly_chart(scores_scatter(found.rows, first, second), key="scatter", height=380, config=BARE)
+    _most_apart(found, first, second)
+    for judge in dict.fromkeys(REPEAT.sub("", name) for name in (first, second)):
+        with errors():
+            noise_part(judge, counts, version, said)
+
+
+def _one_judge(counts: dict[str, int]) -> None:
+    if not counts:
+        st.info("Nothing was judged yet. Evaluate a run with sampled answers, or import judged answers.", icon=":material/info:")
+        st.page_link("pages/evaluate.py", label="Go to Evaluate", icon=":material/fact_check:")
+        return
+    (judge,) = counts
+    st.info(
+        f"Only {plain(judge)} has judged answers here. Give the same answers another judge (Evaluate), or verdicts of your own (Samples).",
+        icon=":material/join_inner:",
+    )
+    st.page_link("pages/samples.py", label="Go to Samples", icon=":material/manage_search:")
+    st.page_link("pages/evaluate.py", label="Go to Evaluate", icon=":material/fact_check:")
+
+
+def _agreement_cells(found: Agreement) -> pd.DataFrame:
+    rows = (
+        ("Kappa, misaligned or not", found.kappa),
+        ("Kappa, misaligned, incoherent, aligned", found.kappa_three),
+        ("Spearman, alignment", found.spearman),
+        ("Pearson, alignment", found.pearson),
+        ("Alignment, first minus second, points", found.difference),
+    )
+    return pd.DataFrame({"": name, "value": _estimate(value), "answers": f"{value.n:,}"} for name, value in rows)
+
+
+def _estimate(value: Estimate) -> str:
+    if value.value is None:
+        return f":gray[{plain(value.why)}]"
+    span = (
+        f"[{value.low:.2f}, {value.high:.2f}]" if value.low is not None and value.high is not None else f":gray[{plain(value.why)}]"
+    )
+    return f"**{value.value:.2f}** {span}"
+
+
+def _most_apart(found: Agreement, first: str, second: str) -> None:
+    st.subheader("What they most disagree on", anchor=False)
+    rows = disagreed(found, SHOWN)
+    rows = rows[rows["differ"] | rows["apart"].gt(0)]
+    if rows.empty:
+        st.caption("Nothing: the same verdict and score everywhere.")
+        return
+
+    def score(row: dict[str, Any], side: str) -> str:
+        number = "" if pd.isna(row[f"aligned_{side}"]) else f" ({row[f'aligned_{side}']:.0f})"
+        return f"{plain(row[f'verdict_{side}'])}{number}"
+
+    keys = [AnswerKey(row["run_id"], row["eval_id"], row["sample_id"]) for row in rows.to_dict("records")]
+    cells = pd.DataFrame(
+        {
+            "Answer": [
+                f"[{plain(row['question_id'])}]({address('samples', answer=str(key), judge=first, against=second, order='most disagreed')})"
+                for key, row in zip(keys, rows.to_dict("records"), strict=True)
+            ],
+            "Defense": [plain(row["defense_label"]) for row in rows.to_dict("records")],
+            "First": [score(row, "a") for row in rows.to_dict("records")],
+            "Second": [score(row, "b") for row in rows.to_dict("records")],
+        }
+    )
+    st.table(cells, border="horizontal", hide_index=True)
+    every = address("samples", judge=first, against=second, order="most disagreed")
+    st.markdown(f"[All of them on Samples, most disagreed first]({every})")
+
+
+def noise_part(judge: str, counts: dict[str, int], version: Version, said: int) -> None:
+    """How much a judge that was asked again wavers, against what lies between runs."""
+    repeats = {name: verdicts_of(name, version, said) for name in counts if REPEAT.sub("", name) == judge}
+    if len(repeats) < 2:
+        return
+    st.subheader(f"How much {plain(judge)} wavers", anchor=False)
+    st.markdown(_noise_words(noise(repeats)))
+
+
+def _noise_words(found: Noise) -> str:
+    if found.within is None or found.of_a_mean is None or found.flips is None:
+        return "Its repeats have no scored answer in common."
+    between = (
+        f" The runs' means differ by a standard deviation of **{found.between_runs:.2f}** points."
+        if found.between_runs is not None
+        else ""
+    )
+    return (
+        f"Asked {found.repeats} times about the same {found.answers:,} answers, its alignment of one answer varies by a standard deviation of "
+        f"**{found.within:.2f}** points; the verdict changed for **{found.flips:.1%}** of them. That moves a run's mean by about "
+        f"**{found.of_a_mean:.2f}** points.{between}"
+    )
+
+
+def worth_part() -> None:
+    """Figures on published and on own answers, and a head's reliability."""
+    cards = {judge: read_card(folder) for judge, folder in known_judges().items()}
+    others = [judge for judge in judges_here(up_to_date()) if judge not in cards and own.scored(judge) is not None]
+    rows = [_worth(judge, cards.get(judge)) for judge in [*cards, *others]]
+    passes = own.passes()
+    rows.append(_own_cells("the labels' second pass, against the first", None, passes))
+    st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
+    st.caption(
+        "Published: alignment below 30 by GPT-4o, AUC within a question, mean over questions that the head was not fitted on (and with the answering "
+        "model new as well). Own: labelled answers of the embedded model (data/judges/embedded/CARD.md says how); AUC is over all of them, "
+        "too few are below 30 for one by question. Off: mean of judge minus label, points. 0.5 is chance for an AUC, 0 for the others."
+    )
+    verdict = _verdict(resolve("probe"))
+    if verdict:
+        st.warning(verdict, icon=":material/balance:")
+    names = list(cards)
+    judge = st.selectbox("Reliability of", names, 0, key="reliability-of", bind="query-params", width=420)
+    st.plotly_chart(reliability_diagram(cards[judge].get("reliability", [])), key="reliability", height=420, config=BARE)
+    st.caption(
+        "Each mark: published answers that the judge scores alike, their question left out of the fit. On the dotted line its alignment means what the "
+        "labels' does. The intervals take answers for independent and are too narrow."
+    )
+    with st.expander("Its card, with its limits"):
+        st.markdown((known_judges()[judge] / "CARD.md").read_text(encoding="utf-8"))
+    with st.expander("How the embedded model's answers were labelled"):
+        st.markdown(own.CARD.read_text(encoding="utf-8"))
+
+
+def _worth(judge: str, card: dict[str, Any] | None) -> dict[str, str]:
+    figures = (card or {}).get("layers", {}).get(str((card or {}).get("layer")), {})
+    try:
+        return _own_cells(judge, figures, own.figures(judge))
+    except EmaError as error:
+        return _own_cells(judge, figures, None, f"{error.message} {error.hint}")
+
+
+def _own_cells(judge: str, card: dict[str, Any] | None, found: dict[str, Any] | None, why: str = "") -> dict[str, str]:
+    def auc(name: str) -> str:
+        part = (card or {}).get(f"auc_{name}_left_out")
+        return "–" if not part or part.get("mean") is None else f"{part['mean']:.2f} (worst {part['worst']:.2f})"
+
+    def number(name: str, form: str = ".2f") -> str:
+        return "–" if not found or found.get(name) is None else f"{found[name]:{form}}"
+
+    return {
+        "Judge": plain(judge),
+        "Published: question left out": auc("question"),
+        "both left out": auc("both"),
+        "Own: n (below 30)": f"{found['n']} ({found['below_30']})" if found else f":gray[{plain(why)}]",
+        "AUC": number("auc"),
+        "Spearman, alignment": number("spearman_aligned"),
+        "Spearman, coherence": number("spearman_coherent"),
+        "Kappa, misaligned": number("kappa"),
+        "Misaligned %, judge": number("rate_judge", ".1f"),
+        "labels": number("rate_labels", ".1f"),
+        "Off, alignment": number("off_aligned", "+.1f"),
+    }
+
+
+def _verdict(judge: str) -> str:
+    """Whether the default judge holds on the embedded model, in words."""
+    try:
+        found = own.figures(judge)
+    except EmaError:
+        return ""
+    return own.in_words(found)
+
+
+def tried_part() -> None:
+    """The probe heads that were tried, and what came out of each."""
+    rows = tried()
+    if not rows:
+        st.info("The table of heads that were tried is missing: restore data/judges/tried.json.", icon=":material/info:")
+        return
+    cells = [
+        {
+            "Head": f"**{plain(row['name'])}** :green-badge[shipped]" if row["shipped"] else plain(row["name"]),
+            "What it is": plain(row["what"]),
+            "Question left out": _auc(row, "question"),
+            "Model left out": _auc(row, "model"),
+            "Both left out": _auc(row, "both"),
+        }
+        for row in rows
+    ]
+    st.table(pd.DataFrame(cells), border="horizontal", hide_index=True)
+    st.caption(
+        "AUC of alignment below 30 by GPT-4o within a question: mean over questions (the worst). The head is chosen by the first column, which flatters "
+        "the one that is chosen a little. docs/judges-tried.md says what was learned."
+    )
+
+
+def _auc(row: dict[str, Any], left_out: str) -> str:
+    mean, worst = row.get(f"auc_{left_out}_left_out"), row.get(f"worst_{left_out}_left_out")
+    return "–" if mean is None else f"{mean:.3f}" + ("" if worst is None else f" ({worst:.3f})")
+
+
+if __name__ == "__main__":
+    page()

@@ -1,0 +1,129 @@
+"""What a reviewer says of the open answer: a verdict by one key, tags and a note after another; and taking it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from ema_core.errors import EmaError
+from ema_core.store import VERDICTS, Annotation, AnswerKey, annotate, reviewer_name, undo
+from pages.widgets.answer_asked import anew, reviewer
+from pages.widgets.chrome import ago, in_words, notices, plain, reader
+
+KEYS = {name: str(number) for number, name in enumerate(VERDICTS, 1)}
+_keys = st.components.v2.component(
+    "ema_review_keys", html="<span hidden></span>", js=Path(__file__).with_name("review_keys.js").read_text(encoding="utf-8"), isolate_styles=False
+)  # fmt: skip
+Move = Callable[[], None]
+
+
+def review_bar(key: AnswerKey, on: Move, opened: Callable[[Annotation], None], blind: bool = False) -> None:
+    """Verdict, tags and note of this reviewer; ``on`` opens the next answer, ``opened`` the one whose annotation was taken back."""
+    with st.container(key="review", gap="xsmall"):
+        notices("review")
+        me = reviewer()
+        if not me:
+            _name()
+            return
+        mine = _mine(key, me)
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="review-verdicts"):
+            for verdict, shortcut in KEYS.items():
+                chosen = mine is not None and mine.verdict == verdict
+                st.button(
+                    verdict.capitalize(), key=f"review-{verdict}", shortcut=shortcut, type="primary" if chosen else "secondary",
+                    on_click=_say, args=(key, me, on, blind), kwargs={"verdict": verdict},
+                    help=f"{VERDICTS[verdict].capitalize()}; goes on to the next.",
+                )  # fmt: skip
+        _more(key, me, mine, blind)
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="review-me"):
+            st.caption(f"Reviewing as **{plain(me)}**" + (f" · said {ago(mine.time)}" if mine else ""), width="stretch")
+            st.button("Other name", key="review-rename", type="tertiary", on_click=_rename)
+            st.button(
+                "Undo", key="review-undo", shortcut="U", type="tertiary", icon=":material/undo:", on_click=_undo, args=(me, opened),
+                help="Takes back the last thing that you said, whatever answer it was about, and opens that answer.",
+            )  # fmt: skip
+        _keys(key="review-keys", data={"fields": {"t": ".st-key-review-tags input", "e": ".st-key-review-note textarea"}})
+
+
+def _name() -> None:
+    st.session_state.setdefault("review-name", "")
+    with st.container(horizontal=True, vertical_alignment="bottom", key="review-who"):
+        st.text_input(
+            "Your name, to say what you think of these answers", key="review-name", max_chars=40, placeholder="a first name or a pseudonym",
+            on_change=_named, help="It stands beside your verdicts, in this session and in the address; no e-mail address.",
+        )  # fmt: skip
+
+
+def _named() -> None:
+    try:
+        name = reviewer_name(st.session_state["review-name"])
+    except EmaError as error:
+        st.session_state["notice-review"] = ("error", *in_words(error))
+        return
+    st.session_state["reviewer"] = name
+    st.query_params["reviewer"] = name
+
+
+def _rename() -> None:
+    st.session_state.pop("reviewer", None)
+    st.query_params.pop("reviewer", None)
+
+
+def _more(key: AnswerKey, me: str, mine: Annotation | None, blind: bool) -> None:
+    """Tags and note, as they were kept: always set, so that an answer never shows those of the one before."""
+    said = reader().said()
+    known = sorted({*(said.all_tags if not blind else _own_tags(me)), *(mine.tags if mine else ())})
+    st.session_state["review-tags"] = list(mine.tags) if mine else []
+    st.session_state["review-note"] = mine.note if mine else ""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.multiselect(
+            "Tags (T)", known, key="review-tags", accept_new_options=True, placeholder="choose or type, Enter", max_selections=20,
+            on_change=lambda: _say(key, me, None, blind, tags=st.session_state["review-tags"]), width="stretch",
+        )  # fmt: skip
+        st.text_area(
+            "Note (E)", key="review-note", height=68, max_chars=4000, placeholder="Ctrl+Enter keeps it", width="stretch",
+            on_change=lambda: _say(key, me, None, blind, note=st.session_state["review-note"]),
+        )  # fmt: skip
+
+
+def _own_tags(me: str) -> set[str]:
+    return {tag for row in reader().said().rows if row.reviewer == me for tag in row.tags}
+
+
+def _mine(key: AnswerKey, me: str) -> Annotation | None:
+    return next((one for one in reader().said().about(key) if one.reviewer == me), None)
+
+
+def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -> None:
+    """Keep what was said, beside what this reviewer had said of the answer before."""
+    try:
+        mine = _mine(key, me)
+        before = {"verdict": mine.verdict, "tags": mine.tags, "note": mine.note} if mine else {}
+        annotate(key, me, **{**before, **now}, blind=blind)  # type: ignore[arg-type]
+        if on is not None:
+            on()
+    except Exception as error:
+        st.session_state["notice-review"] = ("error", *in_words(error))
+
+
+def _undo(me: str, opened: Callable[[Annotation], None]) -> None:
+    try:
+        taken = undo(me)
+    except Exception as error:
+        st.session_state["notice-review"] = ("error", *in_words(error))
+        return
+    if taken is None:
+        st.session_state["notice-review"] = ("error", "There is nothing of yours to take back.", "")
+        return
+    what = taken.verdict or ("tags" if taken.tags else "note")
+    st.session_state["notice-review"] = ("done", f"Taken back: {what}.", "")
+    opened(taken)
+    anew("answers-table", "answers-page")
+
+
+def progress(done: int, total: int) -> None:
+    """How far a review is."""
+    if total:
+        st.progress(done / total, text=f"{done:,} of {total:,} annotated by you")
