@@ -15,7 +15,7 @@ way things move. It does not replace an LLM judge or a reader.
 ## What it is
 Two linear read-outs of the mean hidden state that the pristine `{model}` has over an answer's tokens, the question before it in
 chat format: for alignment after decoder layer {aligned_reads}, for coherence after {coherent_reads} (of two layers, the mean of
-their two ridge regressions); then a monotone map each, which brings the scores to the labels' scale. `head.safetensors` holds the read-outs and the maps, `card.json` every figure below and more. It belongs to the
+their two ridge regressions; for alignment each tenth of the scale weighs the same in the fit); then a monotone map each, which brings the scores to the labels' scale. `head.safetensors` holds the read-outs and the maps, `card.json` every figure below and more. It belongs to the
 weights `{weights_hash}` and is refused on others.
 
 ## How it was made
