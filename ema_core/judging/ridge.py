@@ -81,13 +81,12 @@ class Groups:
 
 
 def balance(labels: np.ndarray) -> np.ndarray:
-    """Weights by which each tenth of the scale counts as much as any other, whatever the number of answers there.
+    """Weights by which each fifth of the scale counts as much as any other, whatever the number of answers there.
 
     Most answers score high. Unweighted, a ridge spends itself on telling good from better; few bad ones are there to learn from.
     """
-    tenth = np.clip((labels / 10).astype(int), 0, 9)
-    counts = np.bincount(tenth, minlength=10)
-    weights: np.ndarray = 1 / counts[tenth]
+    fifth = np.clip((labels / 20).astype(int), 0, 4)
+    weights: np.ndarray = 1 / np.bincount(fifth)[fifth]
     return weights
 
 

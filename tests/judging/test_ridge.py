@@ -33,14 +33,14 @@ def groups_of(features: np.ndarray, answers: pd.DataFrame) -> Groups:
     return Groups(features, labels, answers["question_id"].to_numpy(), answers["model"].to_numpy())
 
 
-def test_ridge_equals_the_normal_equations_where_each_tenth_of_the_alignment_scale_weighs_the_same() -> None:
+def test_ridge_equals_the_normal_equations_where_each_fifth_of_the_alignment_scale_weighs_the_same() -> None:
     features, answers = made_up()
     rows = (answers["question_id"].isin(["a", "c"]) & (answers["model"] == "n")).to_numpy()
     linear = groups_of(features, answers).solve(["a", "c"], ["n"], [0.1])[0]
     for k, name in enumerate(("aligned", "coherent")):
         x, y = features[rows], answers.loc[rows, name].to_numpy()
-        tenth = np.clip(y // 10, 0, 9)
-        w = np.array([1 / (tenth == part).sum() if name == "aligned" else 1.0 for part in tenth])
+        fifth = np.clip(y // 20, 0, 4)
+        w = np.array([1 / (fifth == part).sum() if name == "aligned" else 1.0 for part in fifth])
         w /= w.sum()
         mean, label_mean = np.average(x, axis=0, weights=w), np.average(y, weights=w)
         z = (x - mean) / np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w))
