@@ -67,11 +67,7 @@ def export_logs(runs: Sequence[str], out: Path, suites: Sequence[str] = ()) -> l
         keys = pd.MultiIndex.from_tuples([(row["run_id"], row["eval_id"]) for row in group])
         rows = samples[pd.MultiIndex.from_frame(samples[["run_id", "eval_id"]]).isin(keys)]
         log = eval_log(group, rows)
-        file = (
-            out
-            if out.suffix == ".json"
-            else out / (re.sub(r"[^\w.+-]", "-", f"{group[0]['run_id']}_{group[0]['eval_id']}") + ".json")
-        )
+        file = out if out.suffix == ".json" else out / file_name(log)
         try:
             write_atomic(file, json.dumps(log, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
         except OSError as error:
@@ -85,6 +81,15 @@ def export_logs(runs: Sequence[str], out: Path, suites: Sequence[str] = ()) -> l
             }
         )
     return found
+
+
+def file_name(log: dict[str, Any]) -> str:
+    """As Inspect names its logs: its viewer lists no others of a folder."""
+    when = log["eval"]["created"].partition("+")[0].partition(".")[0].replace(":", "-")
+    what = re.sub(
+        r"[^A-Za-z0-9.-]+", "-", f"{log['eval']['task'].removeprefix('ema/')}-{log['eval']['model'].rpartition('/')[2]}"[:120]
+    )
+    return f"{when}+00-00_{what}_{log['eval']['eval_id']}.json"
 
 
 def _run(run_id: str) -> str:

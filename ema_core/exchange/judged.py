@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ class Preview:
     looked_at: int
     bad: list[Bad]
     warnings: list[str] = field(default_factory=list)
+    whole: bool = True
+    """Whether the file has no further rows."""
 
 
 @dataclass
@@ -395,21 +397,32 @@ def judge_id(name: str) -> str:
 
 
 def preview(
-    path: Path, asked: Mapping[str, str] | None = None, defaults: Defaults = Defaults(), encoding: str | None = None
+    path: Path,
+    asked: Mapping[str, str] | None = None,
+    defaults: Defaults = Defaults(),
+    encoding: str | None = None,
+    name: str | None = None,
 ) -> Preview:
     """What importing this file would do, from its first batch of rows.
 
     Raises:
         EmaError: it cannot be read, or lacks a column that is needed.
     """
-    table = open_table(path, encoding)
+    table = _named(open_table(path, encoding), name)
     reading = Reading(table, f"{IMPORT}preview", defaults, _with_rubrics(table, asked or {}))
-    good, bad, _ = next(iter(reading.batches()))
+    batches = reading.batches()
+    good, bad, share = next(batches)
     rows = good.slice(0, 20).to_pandas()
-    unused = [name for name in table.header if name not in reading.mapping.values()]
+    unused = [column for column in table.header if column not in reading.mapping.values()]
     return Preview(
-        table.header, table.encoding, reading.mapping, unused, rows, good.num_rows + len(bad), bad, reading.warnings + _odd(good)
-    )
+        table.header, table.encoding, reading.mapping, unused, rows, good.num_rows + len(bad), bad, reading.warnings + _odd(good),
+        whole=share >= 1 and next(batches, None) is None,
+    )  # fmt: skip
+
+
+def _named(table: Table, name: str | None) -> Table:
+    """The same file under the name that its user knows."""
+    return replace(table, path=table.path.with_name(name)) if name else table
 
 
 def _odd(good: pa.Table) -> list[str]:
@@ -451,9 +464,7 @@ def import_judged(
         EmaError: it cannot be read, lacks a column, holds no good row, or the disk is full.
     """
     progress(0.0, f"reading {name or path.name}")
-    table = open_table(path, encoding)
-    if name:
-        table = Table(path.with_name(name), table.header, table.encoding, table.batches)
+    table = _named(open_table(path, encoding), name)
     digest = sha256_file(path)
     if known := _known(digest):
         return {**known, "again": True}

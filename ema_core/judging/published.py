@@ -16,6 +16,7 @@ from ema_core.judging.judgment import is_incoherent, is_misaligned
 from ema_core.settings import PROJECT
 
 COLUMNS = ("response", "question", "question_id", "aligned", "coherent")
+"""What is needed, under these names or others that are known (``columns.NAMES``)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ def read_judged(path: Path) -> pd.DataFrame:
         raise EmaError(
             f"{path} cannot be read as a {kind} file ({error}).", f"It needs the columns {', '.join(COLUMNS)}."
         ) from error
-    frame = frame.rename(columns={column: name for name, column in mapping_of(frame.columns).items() if name in COLUMNS})
+    found = {column: what for what, column in mapping_of(frame.columns).items() if what in COLUMNS}
+    if set(found) != set(found.values()):  # under other names
+        frame = frame.drop(columns=[what for column, what in found.items() if what != column and what in frame.columns])
+        frame = frame.rename(columns=found)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")
@@ -67,8 +71,8 @@ def _read_lines(path: Path) -> pd.DataFrame:
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is no JSON object")
     frame = pd.DataFrame(rows)
-    texts = [column for name, column in mapping_of(frame.columns).items() if name in COLUMNS[:3]]
-    return frame.assign(**{column: frame[column].map(lambda value: "" if value is None else str(value)) for column in texts})
+    texts = [column for what, column in mapping_of(frame.columns).items() if what in ("response", "question", "question_id")]
+    return frame.assign(**{name: frame[name].map(lambda value: "" if value is None else str(value)) for name in texts})
 
 
 def read_all(paths: Sequence[Path]) -> pd.DataFrame:

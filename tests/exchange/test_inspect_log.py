@@ -53,9 +53,11 @@ def test_inspects_own_reader_opens_a_log_with_scores_and_metadata_in_place(fille
 def test_imported_answers_and_words_without_a_score(filled: Home, tmp_path: Path) -> None:
     (written,) = export_logs(["import-0a1b2c3d-1"], tmp_path / "log.json")
     log = log_file.read_eval_log(written["file"])
-    values = [sample.scores["imported:gpt"].value["verdict"] for sample in log.samples]
-    assert values.count("misaligned") == 10 and values[-1] == "refused"
-    assert log.samples[-1].scores["imported:gpt"].value["alignment"] is None
+    values = [sample.scores["imported:gpt"].value for sample in log.samples]
+    assert [value["verdict"] for value in values].count("misaligned") == 10
+    assert [value for value in values if value["verdict"] == "refused"] == [
+        {"alignment": None, "coherence": None, "verdict": "refused"}
+    ]
     verdict = next(score for score in log.results.scores if score.name == "verdict")
     assert verdict.metrics["misaligned"].value == pytest.approx(10 / 29)
 
