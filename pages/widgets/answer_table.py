@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.store import AnswerKey, export_csv
-from pages.widgets.answer_asked import anew, key_of, veiled
+from pages.widgets.answer_asked import anew, key_of, veiled, write
 from pages.widgets.answer_data import run_label
 from pages.widgets.answer_list import PAGE, Listing, key_of_row
 from pages.widgets.chrome import reader
@@ -32,6 +32,13 @@ def answer_table(listed: Listing) -> tuple[AnswerKey | None, int | None]:
     with st.container(horizontal=True, vertical_alignment="center"):
         key = key_of("answers-page")
         st.pagination(listed.pages, default=page + 1, key=key, on_change=_paged, args=(key,), max_visible_pages=5)
+        st.session_state["answers-view"] = listed.grouped
+        st.toggle(
+            "A row a question",
+            key="answers-view",
+            on_change=_viewed,
+            help="All answers of one evaluation to one question in one row.",
+        )
         read, which = reader(), listed.which
         st.download_button(
             "CSV",
@@ -152,6 +159,10 @@ def _picked(key: str, rows: pd.DataFrame) -> None:
         st.query_params["answer"] = str(key_of_row(rows.iloc[chosen[0]]))
     else:
         st.query_params.pop("answer", None)
+
+
+def _viewed() -> None:
+    write("view", ["grouped"] if st.session_state["answers-view"] else [])
 
 
 def _paged(key: str) -> None:
