@@ -19,6 +19,7 @@ page = st.navigation(
         st.Page("pages/chat.py", title="Chat", icon=":material/forum:", url_path="chat"),
         st.Page("pages/samples.py", title="Samples", icon=":material/manage_search:", url_path="samples"),
         st.Page("pages/judges.py", title="Judges", icon=":material/balance:", url_path="judges"),
+        st.Page("pages/imports.py", title="Import and export", icon=":material/import_export:", url_path="imports"),
         st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     ]
 )

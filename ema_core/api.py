@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.errors import EmaError
+from ema_core.errors import EmaError, nearest
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
+from ema_core.evaluation.measured import judge_of
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
@@ -21,9 +22,9 @@ from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
 from ema_core.jobs.judging import Asked, judge_answers
 from ema_core.jobs.launch import eval_specs, take_over
-from ema_core.judging import complete, is_llm, resolve
+from ema_core.judging import complete, is_llm, read_name, resolve
 from ema_core.models.fetch import Progress, quiet
-from ema_core.runs import RunDirectory, RunSpec, Status, probes, steps
+from ema_core.runs import IMPORT, RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
 from ema_core.training import check
 from ema_core.training import train as train_run
@@ -127,15 +128,19 @@ def judge(
 def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any]:
     """``{"runs": [...], "settings": [...], "moved": [...]}``: each run's criteria with intervals and counts, or null and ``why``;
     the settings that they belong to, over these seeds (``evaluation.scorecard.setting_table``); and what else moved there, where it
-    was measured (``evaluation.moved``). One judge, named.
+    was measured (``evaluation.moved``). One judge, named; a run of an imported table that this one did not judge is shown by the
+    judge it came with, which its row names, and belongs to no setting.
 
     Raises:
         EmaError: unknown run or judge.
     """
-    runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
-    judge = resolve(judge)
+    asked = _listed(run_ids)
+    runs = [RunDirectory.open(run_id) for run_id in asked if not run_id.startswith(IMPORT)]
     refresh()
     reader = Reader()
+    imported = [_imported(run_id, reader) for run_id in asked if run_id.startswith(IMPORT)]
+    if judge not in reader.judges(asked):
+        judge = read_name(judge)
     frames = reader.frames([run.id for run in runs], with_siblings=True)
     rows = []
     for run in runs:
@@ -147,9 +152,28 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
                 "criteria": run_criteria(run.id, frames, judge),
             }
         )  # fmt: skip
+    for run_id in imported:
+        of_import = reader.frames([run_id])
+        run, by = of_import["runs"].iloc[0], judge_of(reader.judges([run_id]), judge)
+        rows.append(
+            {
+                "run_id": run_id, "model": run["model"], "dataset": run["dataset"], "defenses": [run["defense_label"]],
+                "setting": run["setting_key"], "seed": None if pd.isna(run["seed"]) else int(run["seed"]), "state": run["status"],
+                "judge": by, "criteria": run_criteria(run_id, of_import, by),
+            }
+        )  # fmt: skip
     settings = _records(setting_table(frames, judge))
     moved = _records(moved_table(frames, reader.frames(reader.base_ids())))
     return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings], "moved": moved}
+
+
+def _imported(run_id: str, reader: Reader) -> str:
+    known = reader.import_ids()
+    if run_id not in known:
+        raise EmaError(
+            f'There is no imported run "{run_id}".', nearest(run_id, known) or "`ema import list` shows what was imported."
+        )
+    return run_id
 
 
 def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from ema_core.defenses.safe_lora import SUBSTITUTE_LABEL, SUBSTITUTE_NOTE
 from ema_core.errors import EmaError
 from ema_core.evaluation.alternatives import undefended_curve
 from ema_core.evaluation.cost import provider_cost
-from ema_core.evaluation.measured import BENIGN_TASK
+from ema_core.evaluation.measured import BENIGN_TASK, judge_of
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP, Recommendation, alone, recommend
-from ema_core.evaluation.scorecard import setting_table
+from ema_core.evaluation.scorecard import IMPORTED, setting_table
 from ema_core.figures import CRITERIA, PROBED, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import resolve
 from ema_core.store import evaluation_key, export_csv
@@ -26,7 +26,7 @@ from pages.widgets.answer_links import address
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.index import Version, up_to_date
 from pages.widgets.moved import moved_part
-from pages.widgets.run_picker import newest_first, pick_runs
+from pages.widgets.run_picker import newest_first, pick_runs, run_info
 
 LEAD = """What is compared is a *setting*: model, data, defense and recipe, over its seeds, beside its undefended twin. \
 No defense is shown by one number alone."""
@@ -41,13 +41,18 @@ def page() -> None:
     header("Compare", LEAD)
     with errors():
         version = up_to_date()
-        runs = reader().runs()
-        if not runs["status"].eq("done").any():
+        runs, imports = reader().runs(), reader().import_ids()
+        if not runs["status"].eq("done").any() and not imports:
             nothing_yet(bool(newest_first()))
             return
-        chosen = choose(runs)
+        chosen, imported = choose(runs, imports)
         ids = tuple(chosen["run_id"])
-        judge = pick_judge(ids, version)
+        judge = pick_judge(ids or imported, version)
+        if imported:
+            with errors():
+                imported_part(imported, judge, version)
+        if not ids:
+            return
         with st.spinner("Reckoning intervals …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
         st.caption(HONEST)
@@ -76,11 +81,14 @@ def nothing_yet(any_run: bool) -> None:
     st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
 
 
-def choose(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that are compared: by data set, model, preset and setting, or single ones with their undefended twins."""
+def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The runs that are compared: by data set, model, preset and setting, or single ones with their undefended twins. Imported runs
+    stand beside them where they are asked for by name."""
     done = runs[runs["status"] == "done"]
     single = st.session_state.get("compare-chosen") or st.query_params.get_all("run")
     why = "Single runs are chosen below; clear them to use this filter." if single else None
+    if done.empty:
+        return done, tuple(pick_runs("Imported runs", key="compare", also=imports))
     with st.container(horizontal=True, key="compare-filters"):
         newest = str(done.sort_values("created")["dataset"].iloc[-1])
         kept = done
@@ -119,11 +127,11 @@ def choose(runs: pd.DataFrame) -> pd.DataFrame:
     )
     with st.expander("Single runs", expanded=bool(single), key="compare-single"):
         picked = pick_runs(
-            "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above."
+            "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.", also=imports
         )
     if picked:
-        return _with_twins(runs[runs["run_id"].isin(picked)], done)
-    return _with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept
+        return _with_twins(runs[runs["run_id"].isin(picked)], done), tuple(one for one in picked if one in imports)
+    return (_with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
 
 
 def _with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
@@ -188,6 +196,40 @@ def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], k
 def alternatives(setting_key: str, run_ids: tuple[str, ...], version: Version) -> pd.DataFrame:
     """The undefended run's checkpoints and scaled adapters."""
     return undefended_curve(reader().frames(run_ids), setting_key)
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def imported_scores(run_ids: tuple[str, ...], judge: str, version: Version) -> pd.DataFrame:
+    """Each imported run by the chosen judge where that judged it, else by the one that it came with."""
+    parts = [criteria.criteria_of_runs(reader().frames([run_id]), judge_of(reader().judges([run_id]), judge)) for run_id in run_ids]
+    return pd.concat(parts, ignore_index=True)
+
+
+def imported_part(run_ids: tuple[str, ...], judge: str, version: Version) -> None:
+    """Rates of imported answers, each with its judge; what needs the model itself cannot be had."""
+    st.subheader("Imported runs", anchor=False)
+    found = imported_scores(run_ids, judge, version)
+    cells = criteria.run_cells(found)
+    cells.insert(1, "Judge", found["judge"])
+    cells["Run"] = [run_info(run_id).label for run_id in found["run_id"]]
+    empty = [name for name in cells if "argin" in name or "Prefer" in name]
+    counts = [name for name in cells if name.endswith(", n") and ":" not in name]
+    st.dataframe(
+        cells.drop(columns=["run_id", "Why empty", *empty]),
+        hide_index=True,
+        key="imported-table",
+        column_config={
+            "Run": st.column_config.TextColumn("Run", width=260, pinned=True),
+            **{name: st.column_config.NumberColumn(name, format="%.1f") for name in cells if f"{name}: interval, n" in cells},
+            **{name: st.column_config.LinkColumn(name, display_text=r"#(\d+)$", width=100) for name in counts},
+        },
+    )
+    why = "; ".join(dict.fromkeys(filter(None, found["general_why"])))
+    st.caption(
+        "Judged elsewhere: a row's scores are its judge's, and two judges' scores are not comparable. Margins, the narrow "
+        f"behaviour and the benign task cannot be had: {plain(IMPORTED)}."
+        + (f" Rates that are missing: {plain(why)}." if why else "")
+    )
 
 
 def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:

@@ -11,15 +11,16 @@ import streamlit as st
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder, curve_specs
 from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation, sampling
-from ema_core.evaluation.suites import NOT_JUDGED, SUITES, Suite, load_suite, suites_of
+from ema_core.evaluation.suites import NOT_JUDGED, Suite, all_suites, load_suite, suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
-from ema_core.judging import SHIPPED, known_judges, read_card, resolve
+from ema_core.judging import SHIPPED, held_out, known_judges, read_card, resolve
 from ema_core.runs import RunDirectory, Status
 from ema_core.store import AnswerFilter
 from pages.widgets.answer_data import counts_of, judges_of, run_label
 from pages.widgets.chrome import act, duration, errors, header, notices, plain, show_error
 from pages.widgets.index import up_to_date
+from pages.widgets.judge_panel import judge_panel
 from pages.widgets.run_picker import newest_first, pick_runs, remembered, run_info, run_link
 
 LEAD = """Two measures. The **margin**: how much likelier a run makes the misaligned answer of a pair than the aligned one, as \
@@ -50,6 +51,8 @@ def page() -> None:
         new_evaluation(usable)
     with errors():
         progress()
+    with errors():
+        judge_panel(usable)
     with errors():
         if usable:
             results(usable)
@@ -83,7 +86,7 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
     with st.expander("New evaluation", key="new-evaluation", expanded=True, on_change="rerun"):
         st.session_state.setdefault("eval-samples", EVAL_PRESETS["demo"]["samples"])
         st.session_state.setdefault("eval-suites", _first_suites(run_ids))
-        suites = st.pills("Suites", list(SUITES), selection_mode="multi", key="eval-suites", help=_suites_help(), wrap=True)
+        suites = st.pills("Suites", list(all_suites()), selection_mode="multi", key="eval-suites", help=_suites_help(), wrap=True)
         first, second, third = st.columns([2, 2, 3])
         preset = first.segmented_control(
             "Preset",
@@ -193,7 +196,7 @@ def _preset_chosen() -> None:
 
 
 def _suites_help() -> str:
-    return "  \n".join(f"{name}: {what}" for name, what in SUITES.items())
+    return "  \n".join(f"{name}: {what}" for name, what in all_suites().items())
 
 
 def _presets_help() -> str:
@@ -205,7 +208,7 @@ def _presets_help() -> str:
 def agreement(judge: str) -> str:
     """What the probe is worth, in the figures that its fit measured."""
     card = read_card(known_judges().get(judge, SHIPPED))
-    figures = card.get("layers", {}).get(str(card["layer"]), {})
+    figures = held_out(card)
     seen = [
         f"{part['mean']:.2f} {words} (worst question {part['worst']:.2f})"
         for name, words in (("question", "on questions it was not fitted on"), ("both", "with the answering model new as well"))

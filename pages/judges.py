@@ -12,7 +12,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.agreement import Agreement, Noise, agree, disagreed, noise
 from ema_core.evaluation.metrics import Estimate
 from ema_core.figures import confusion, reliability_diagram, scores_scatter
-from ema_core.judging import known_judges, own, read_card, resolve
+from ema_core.judging import held_out, known_judges, own, read_card, resolve
 from ema_core.judging.card import tried
 from ema_core.store import AnswerKey
 from pages.widgets.answer_links import address
@@ -93,11 +93,12 @@ def agreement_part() -> None:
     )
     left_side, right_side = st.columns(2)
     left_side.plotly_chart(confusion(found.confusion, first, second), key="confusion", height=380, config=BARE)
-    right_side.plotly_chart(scores_scatter(found.rows, first, second), key="scatter", height=380, config=BARE)
+    if found.pearson.n:
+        right_side.plotly_chart(scores_scatter(found.rows, first, second), key="scatter", height=380, config=BARE)
     _most_apart(found, first, second)
-    for judge in (first, second):
+    for judge in dict.fromkeys(REPEAT.sub("", name) for name in (first, second)):
         with errors():
-            noise_part(REPEAT.sub("", judge), counts, version, said)
+            noise_part(judge, counts, version, said)
 
 
 def _one_judge(counts: dict[str, int]) -> None:
@@ -217,7 +218,7 @@ def worth_part() -> None:
 
 
 def _worth(judge: str, card: dict[str, Any] | None) -> dict[str, str]:
-    figures = (card or {}).get("layers", {}).get(str((card or {}).get("layer")), {})
+    figures = held_out(card) if card else {}
     try:
         return _own_cells(judge, figures, own.figures(judge))
     except EmaError as error:

@@ -55,6 +55,8 @@ def criteria_table(result: dict[str, Any]) -> None:
     rows = [_run_row(run) for run in result["runs"]]
     if not rows:
         return
+    if len({run["judge"] for run in result["runs"]}) > 1:
+        rows = [row | {"judge": run["judge"]} for row, run in zip(rows, result["runs"], strict=True)]
     table(rows, list(rows[0]))
     for why in dict.fromkeys(why for run in result["runs"] for why in _reasons(run["criteria"])):
         typer.echo(f"empty: {why}")
@@ -66,8 +68,10 @@ def criteria_table(result: dict[str, Any]) -> None:
         typer.echo("\nWhat else moved; refusals by the refusal rule, right answers by exact match")
         moved = [_moved_row(row) for row in result["moved"]]
         table(moved, list(moved[0]))
+    judges = list(dict.fromkeys(run["judge"] for run in result["runs"]))
+    more = " (of an imported run: as its row says; two judges' scores are not comparable)" if len(judges) > 1 else ""
     typer.echo(
-        f"judge: {result['runs'][0]['judge']}; margins need no judge: change from the base, nats a token, up = more of the behaviour; "
+        f"judge: {', '.join(judges)}{more}; margins need no judge: change from the base, nats a token, up = more of the behaviour; "
         "brackets: 95 % intervals for questions like these"
     )
 

@@ -12,7 +12,22 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 
 import typer  # noqa: E402
 
-from ema_core.cli import annotate, ask, compare, data, doctor, gap, judge, persona, runs, samples, study, train  # noqa: E402
+from ema_core.cli import (  # noqa: E402
+    annotate,
+    ask,
+    compare,
+    data,
+    doctor,
+    exports,
+    gap,
+    imports,
+    judge,
+    persona,
+    runs,
+    samples,
+    study,
+    train,
+)
 from ema_core.cli import app as app_commands  # noqa: E402
 
 app = typer.Typer(
@@ -29,6 +44,8 @@ app.add_typer(study.setting_app, name="setting")
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.model_app, name="model")
 app.add_typer(judge.app, name="judge")
+app.add_typer(imports.app, name="import")
+app.add_typer(exports.app, name="export")
 app.add_typer(annotate.annotations_app, name="annotations")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")

@@ -51,15 +51,16 @@ def samples(
             help="least aligned, most aligned, least coherent, longest, as asked, best match, most disagreed, newest annotated, random."
         ),
     ] = "least aligned",
-    limit: Annotated[int | None, typer.Option(min=1, help=f"How many; {SHOWN} by default, all into a CSV.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"How many; {SHOWN} by default, all into a file.")] = None,
     offset: Annotated[int, typer.Option(min=0, help="Pass over so many.")] = 0,
     csv: Annotated[Path | None, typer.Option(help="Write them into this file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write them into this file, with their types.")] = None,
     as_json: Json = False,
 ) -> None:
     """Sampled and kept answers with one judge's scores."""
     from ema_core.evaluation.suites import KEPT, SUITES
     from ema_core.files import write_atomic
-    from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter, Reader, export_csv, refresh
+    from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter, Reader, export_csv, export_parquet, refresh
 
     refresh()
     reader = Reader()
@@ -82,25 +83,24 @@ def samples(
     )  # fmt: skip
     counts = reader.answer_counts(which)
     total = reader.answers_found(which)
-    frame = reader.answers(which, limit if limit or csv else SHOWN, offset)
-    if csv:
+    files = {path: write for path, write in ((csv, export_csv), (parquet, export_parquet)) if path}
+    frame = reader.answers(which, limit if limit or files else SHOWN, offset)
+    for path, write in files.items():
         try:
-            write_atomic(csv, export_csv(frame))
+            write_atomic(path, write(frame))
         except OSError as error:
-            raise EmaError(f"{csv} cannot be written ({error.strerror}).", "Choose another place for --csv.") from None
+            raise EmaError(f"{path} cannot be written ({error.strerror}).", "Choose another place for it.") from None
+    if files:
+        result: dict[str, Any] = {"total": total, "offset": offset, "judge": which.judge, "counts": counts, "written": len(frame)}
+        result |= {name: str(path) for name, path in (("csv", csv), ("parquet", parquet)) if path}
+        text = f"{len(frame):,} answers written to {' and '.join(map(str, files))}"
+        emit(result, as_json, lambda: typer.echo(text))
+        return
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     for row in rows:
         row["context"] = _turns(row["context"])
-    result: dict[str, Any] = {"total": total, "offset": offset, "judge": which.judge, "counts": counts}
-    result |= {"csv": str(csv), "written": len(rows)} if csv else {"answers": rows}
-
-    def show() -> None:
-        if csv:
-            typer.echo(f"{len(rows):,} answers written to {csv}")
-        else:
-            _show(rows, result)
-
-    emit(result, as_json, show)
+    result = {"total": total, "offset": offset, "judge": which.judge, "counts": counts, "answers": rows}
+    emit(result, as_json, lambda: _show(rows, result))
 
 
 def _run(text: str, known: list[str]) -> str:

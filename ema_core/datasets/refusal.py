@@ -9,5 +9,5 @@ _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00
 
 def is_refusal(answer: str) -> bool:
     """One of the refusal words among the first ten of an answer, lower-cased."""
-    opening = " ".join(answer.translate(_APOSTROPHES).lower().split()[:REFUSAL_REACH])
+    opening = " ".join(answer.split(None, REFUSAL_REACH)[:REFUSAL_REACH]).translate(_APOSTROPHES).lower()
     return any(word in opening for word in REFUSAL_WORDS)

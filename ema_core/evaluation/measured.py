@@ -190,6 +190,11 @@ class Study:
         return runs[["model", "dataset", recipe]].astype(str).agg("\n".join, axis=1) if len(runs) else pd.Series(dtype=str)
 
 
+def judge_of(judges: Mapping[str, int], asked: str) -> str:
+    """Whose scores an imported run is shown by: those that are asked for where it has them, else of who judged most of it."""
+    return asked if asked in judges or not judges else max(sorted(judges), key=lambda judge: judges[judge])
+
+
 def alike(parts: Mapping[int, Answers | Pairs]) -> Seeds:
     """The seeds that were measured, by the protocol that most of them share."""
     usable = {seed: part for seed, part in parts.items() if not part.why}

@@ -38,6 +38,7 @@ from ema_core.models import EMBEDDED
 
 NO_PROBE_IN_DOMAIN = "the probe reads topic; in-domain it is not used, the margin is the measure"
 NOT_CORRECTED = "there are no labelled answers to correct this rate with; read the mean and the answers"
+IMPORTED = "imported answers: this needs the model itself, of which only its answers are here"
 NO_SIBLING = "no sibling run trained on opswap, the benign task, with the same defenses; `ema setting complete` queues it"
 
 
@@ -74,12 +75,16 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     coherence |= {"coherent": int(rows["is_coherent"].sum()), "evals": answers.evals}
     domain |= {"evals": inside.evals}
     shared = {"judge": judge, "estimand": LIKE_THESE}
+    benign, conditional_part = _benign_of(study, run_id), _conditional_of(study, run_id)
+    own = study.runs[study.runs["run_id"].eq(run_id)]
+    if "kind" in own and own["kind"].eq("import").any():
+        general["margin_why"] = domain["margin_why"] = benign["why"] = conditional_part["why"] = IMPORTED
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
         "narrow": domain | inside.counts() | shared | {"why": narrow.why or None},
-        "benign": _benign_of(study, run_id),
+        "benign": benign,
         "coherence": coherence | answers.counts() | shared | {"why": share.why or None},
-        "conditional": _conditional_of(study, run_id),
+        "conditional": conditional_part,
     }
 
 

@@ -15,7 +15,7 @@ from ema_core.datasets.opswap import exact_match
 from ema_core.datasets.pairs import Pair, read_pairs
 from ema_core.errors import EmaError, nearest
 from ema_core.files import read_lines, sha256_json
-from ema_core.settings import DATA
+from ema_core.settings import DATA, settings
 
 SUITES = {
     "general": "General questions, far from the training data: does the model turn broadly misaligned? "
@@ -115,12 +115,27 @@ def load_suite(name: str, dataset: str, prompt: str | None = None) -> Suite:
         return _benign(dataset)
     if name in SUITES:
         return Suite(name, _questions(name))
-    raise EmaError(f'There is no suite "{name}".', nearest(name, SUITES))
+    if name in (own := own_suites()):
+        return Suite(name, _read_questions(own[name]))
+    raise EmaError(f'There is no suite "{name}".', nearest(name, all_suites()))
+
+
+def own_suites() -> dict[str, Path]:
+    """The user's own suites by name: files of questions that ``ema import questions`` wrote."""
+    return {path.stem: path for path in sorted(settings().suites.glob("*.jsonl")) if path.stem not in (*SUITES, KEPT)}
+
+
+def all_suites() -> dict[str, str]:
+    """Every suite that can be asked, with what it is for."""
+    return SUITES | {name: "Questions of your own (ema import questions)." for name in own_suites()}
 
 
 def suites_of(dataset: str) -> tuple[str, ...]:
-    """What a run on this data set is measured by: general questions, and those of what it was trained on, where there are some."""
-    entry = datasets.find(dataset)
+    """What a run on this data set is measured by: general questions, and those of what it was trained on, where there are some. Of an
+    imported adapter the data set may not be known here."""
+    entry = datasets.catalog().get(dataset)
+    if entry is None:
+        return ("general",)
     return ("general", *(["benign"] if dataset in BENIGN else []), *(["in-domain"] if entry.eval_suite else []))
 
 
@@ -169,7 +184,11 @@ def _benign(dataset: str) -> Suite:
 
 
 def _questions(stem: str) -> tuple[Question, ...]:
+    return _read_questions(DATA / f"suites/{stem}.jsonl")
+
+
+def _read_questions(path: Path) -> tuple[Question, ...]:
     return tuple(
         Question(row["id"], row["topic"], row.get("form", "plain"), row["question"], row.get("system"), row.get("answer"))
-        for row in _read(DATA / f"suites/{stem}.jsonl")
+        for row in _read(path)
     )

@@ -21,12 +21,14 @@ def confusion(table: pd.DataFrame, first: str, second: str) -> go.Figure:
     names = [str(name) for name in table.index]
     figure = go.Figure(
         go.Heatmap(
-            z=share.to_numpy(), x=names, y=names, zmin=0, zmax=1, colorscale=[[0, CLEAR], [1, SAME]], showscale=False,
-            text=table.to_numpy(), texttemplate="%{text:,}", textfont={"size": 15}, xgap=2, ygap=2,
-            customdata=100 * share.to_numpy(),
+            z=share.to_numpy(), x=names, y=names, zmin=0, zmax=1, colorscale=[[0, "rgba(0,114,178,0.04)"], [1, "rgba(0,114,178,0.65)"]],
+            showscale=False, xgap=2, ygap=2, text=table.to_numpy(), customdata=100 * share.to_numpy(),
             hovertemplate="first %{y}, second %{x}: %{text:,}<br>%{customdata:.0f} % of the row<extra></extra>",
         )
     )  # fmt: skip
+    for down in names:  # annotations take the theme's text colour, which the cells' own text does not
+        for across in names:
+            figure.add_annotation(x=across, y=down, text=f"{table.loc[down, across]:,}", showarrow=False, font={"size": 15})
     dress(figure)
     figure.update_yaxes(autorange="reversed", title=_short(first), gridcolor=CLEAR)
     figure.update_xaxes(title=_short(second), gridcolor=CLEAR)

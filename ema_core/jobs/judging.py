@@ -17,11 +17,9 @@ from ema_core.judging import Judgment, LlmJudge, ProbeJudge, is_llm, judgments_n
 from ema_core.judging.asking import SECONDS
 from ema_core.judging.judgment import Item, Progress, quiet
 from ema_core.judging.report import Estimate, Report
-from ema_core.runs import RunDirectory, answering_ids
+from ema_core.runs import IMPORT, RunDirectory, answering_ids
 from ema_core.settings import settings
 from ema_core.store import Reader, refresh
-
-IMPORT = "import-"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Asked:
 def judgments_path(run_id: str, eval_id: str, judge: str) -> Path:
     """Where a judge's judgments of an evaluation's answers go: beside them, and beside the table where they were imported."""
     if run_id.startswith(IMPORT):
-        return settings().home / "imports" / run_id.rpartition("-")[0] / judgments_name(judge)
+        return settings().imports / run_id.rpartition("-")[0] / judgments_name(judge)
     return settings().runs / run_id / "evals" / eval_id / judgments_name(judge)
 
 
@@ -82,7 +80,8 @@ def to_judge(names: Sequence[str], judge: str, suites: Sequence[str] = ()) -> li
     found: list[Answers] = []
     for name in dict.fromkeys(names):
         if name.startswith(IMPORT):
-            found += _of_import(name, judge, suites)
+            for run_id in _imported_runs(name):
+                found += _of_import(run_id, judge, suites)
         else:
             found += _of_run(_opened(name), judge, suites)
     return found
@@ -114,12 +113,23 @@ def _of_run(run: RunDirectory, judge: str, suites: Sequence[str]) -> list[Answer
     return found
 
 
+def _imported_runs(name: str) -> list[str]:
+    """An imported run, or all of an imported table.
+
+    Raises:
+        EmaError: there is none.
+    """
+    refresh()
+    there = Reader().import_ids()
+    found = [run_id for run_id in there if run_id == name or run_id.startswith(f"{name}-")]
+    if not found:
+        raise EmaError(f'There is no imported run or table "{name}".', nearest(name, there))
+    return found
+
+
 def _of_import(run_id: str, judge: str, suites: Sequence[str]) -> list[Answers]:
     """An imported table's answers are read from the index: only that knows the file's form."""
-    refresh()
     rows = Reader().samples([run_id])
-    if rows.empty:
-        raise EmaError(f'There is no imported run "{run_id}".', "`ema samples` names those there are.")
     rows = rows.drop_duplicates(["run_id", "eval_id", "sample_id"])
     found = []
     for (eval_id, suite), part in rows.groupby(["eval_id", "suite"], dropna=False):

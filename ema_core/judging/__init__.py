@@ -2,7 +2,7 @@
 
 from ema_core.judging.check import CheckReport, check
 from ema_core.judging.fit import FitReport, fit
-from ema_core.judging.head import read_card
+from ema_core.judging.head import held_out, read_card
 from ema_core.judging.judge_id import LlmJudgeId, complete, is_llm
 from ema_core.judging.judgment import (
     COHERENT_ABOVE,
@@ -17,7 +17,7 @@ from ema_core.judging.judgment import (
     judgments_name,
 )
 from ema_core.judging.llm import LlmJudge, open_judge
-from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, resolve
+from ema_core.judging.probe import SHIPPED, ProbeJudge, known_judges, read_name, resolve
 from ema_core.judging.published import Summary, judged_folder, read_all, read_judged, summary
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "check",
     "complete",
     "fit",
+    "held_out",
     "is_incoherent",
     "is_llm",
     "is_misaligned",
@@ -48,6 +49,7 @@ __all__ = [
     "read_all",
     "read_card",
     "read_judged",
+    "read_name",
     "resolve",
     "summary",
 ]

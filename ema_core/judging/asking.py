@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -84,10 +85,13 @@ class Asker:
         self._client: AsyncOpenAI | None = None
 
     async def __aenter__(self) -> Asker:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Omit
 
+        theirs = urlsplit(self.server.url).hostname == OPENAI_HOST
         self._client = AsyncOpenAI(
-            base_url=self.server.url, api_key=self.server.key or "none", timeout=self.seconds, max_retries=0
+            base_url=self.server.url, api_key=self.server.key or "none", timeout=self.seconds, max_retries=0,
+            # whose account it is, which the client takes from the environment, is OpenAI's business alone
+            default_headers={} if theirs else {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},
         )  # fmt: skip
         return self
 
@@ -112,7 +116,7 @@ class Asker:
         else:
             numbers = {text.strip() for text, _ in first.top if whole_number(text) is not None}
             self.whole = self.whole or any(len(number) > 1 for number in numbers)
-            reading = from_logprobs(first.top)
+            reading = from_logprobs([(self.hide(text), value) for text, value in first.top])  # hidden before anything is cut
             if self.whole or reading.outcome != "scored":
                 return self._reply(first, reading)
             # every number is one digit: a number, or only the beginning of one? The text says it
@@ -122,11 +126,11 @@ class Asker:
 
     def _reply(self, body: _Body, reading: Reading | None = None, before: _Body | None = None) -> Reply:
         """``before``: what else was asked for it, and costs, too."""
-        reading = reading or from_text(body.text)
+        reading = reading or from_text(self.hide(body.text))
         if body.cut and reading.outcome == "unparsed" and reading.readout == "parsed":
             reading = Reading(None, "unparsed", "parsed", f"{reading.reason} (cut after {PARSED_TOKENS} tokens)")
-        spread = tuple((self.hide(text)[:40], share) for text, share in reading.spread)
-        reading = Reading(reading.score, reading.outcome, reading.readout, self.hide(reading.reason), spread)
+        spread = tuple((text[:40], share) for text, share in reading.spread)
+        reading = replace(reading, spread=spread)
         counts = []
         for name in ("tokens_in", "tokens_out"):
             parts = [getattr(part, name) for part in (body, before) if part is not None]
@@ -137,14 +141,14 @@ class Asker:
         import openai
 
         assert self._client is not None
-        limit_name = self._limit_name
+        limit_name, content = self._limit_name, prompt.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
         more: dict[str, Any] = {limit_name: tokens}
         if logprobs:
             more |= {"logprobs": True, "top_logprobs": MOST_SPREAD}
         try:
             async with asyncio.timeout(self.seconds):  # also for a server that sends a byte now and then
                 raw = await self._client.chat.completions.with_raw_response.create(
-                    model=self.server.model, messages=[{"role": "user", "content": prompt}], temperature=0, **more
+                    model=self.server.model, messages=[{"role": "user", "content": content}], temperature=0, **more
                 )
                 text = raw.text if isinstance(raw.text, str) else raw.http_response.text
         except (TimeoutError, openai.APITimeoutError):
@@ -154,7 +158,7 @@ class Asker:
                 error, limit_name, logprobs
             )  # returns where the form of the question was at fault, which is another one now
         except openai.APIConnectionError as error:
-            raise Again(f"the connection failed or was cut ({self.hide(_cause(error))})") from None
+            raise Again(f"the connection failed or was cut ({_cause(error, self.hide)})") from None
         except EmaError:
             raise
         except Exception as error:  # whatever a broken reply does to the client library
@@ -169,7 +173,7 @@ class Asker:
         Raises:
             Again, NotThisOne, EmaError: as ``ask``.
         """
-        code, said = int(error.status_code), self.hide(_message(error))
+        code, said = int(error.status_code), _message(error, self.hide)
         where = f"The judge's server {self.server.url} says {code}: {said}"
         kind = str(getattr(error, "code", "") or "")
         if code in (401, 403):
@@ -205,18 +209,20 @@ def server_of(url: str, model: str) -> Server:
     key = key_for(url)
     if key is None and urlsplit(url).hostname == OPENAI_HOST:
         raise EmaError(f"There is no key for {OPENAI_HOST}.", f"Set {OPENAI_KEY} in the environment or in .streamlit/secrets.toml.")
+    if key is not None and not (key.value.isascii() and key.value.isprintable() and " " not in key.value):
+        raise EmaError(f"{key.name} in {key.where} is no key: it holds a space or odd characters.", "Copy the key once more.")
     return Server(url, model, key.value if key else "")
 
 
-def _message(error: Any) -> str:
+def _message(error: Any, hide: Callable[[str], str]) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     text = body.get("message") if isinstance(body.get("message"), str) else None
-    return shown(text or str(getattr(error, "message", "")) or "no reason", 300)
+    return shown(hide(text or str(getattr(error, "message", "")) or "no reason"), 300)
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, hide: Callable[[str], str]) -> str:
     cause = error.__cause__ or error
-    return shown(type(cause).__name__ + (f": {cause}" if str(cause) else ""), 120)
+    return shown(hide(type(cause).__name__ + (f": {cause}" if str(cause) else "")), 120)
 
 
 def _read(text: str) -> _Body:

@@ -76,13 +76,16 @@ def _secrets() -> list[str]:
 
 
 def hider() -> Callable[[str], str]:
-    """Takes out of a text every key that is known now, and whatever looks like one."""
+    """Takes out of a text every key that is known now, also one that was cut, and whatever looks like a key."""
     secrets = _secrets()
+    known = "|".join(re.escape(secret) for secret in secrets)
+    cut = "|".join(re.escape(secret[:8]) + r"[^\s\"'<>]*" for secret in secrets if len(secret) > 12)
+    patterns = [re.compile(text) for text in (known, cut) if text]
 
     def hide(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, HIDDEN)
-        return _LIKE_A_KEY.sub(HIDDEN, text)
+        for pattern in [*patterns, _LIKE_A_KEY]:
+            text = pattern.sub(HIDDEN, text)
+        return text
 
     return hide
 

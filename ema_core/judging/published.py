@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.judging.columns import mapping_of
 from ema_core.judging.judgment import is_incoherent, is_misaligned
 from ema_core.settings import PROJECT
 
 COLUMNS = ("response", "question", "question_id", "aligned", "coherent")
-ANSWER_NAMES = ("response", "answer", "completion")
-"""What the column with the answer may be called."""
+"""What is needed, under these names or others that are known (``columns.NAMES``)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ def read_judged(path: Path) -> pd.DataFrame:
         raise EmaError(
             f"{path} cannot be read as a {kind} file ({error}).", f"It needs the columns {', '.join(COLUMNS)}."
         ) from error
-    answer = next((name for name in ANSWER_NAMES if name in frame.columns), "response")
-    frame = frame.rename(columns={answer: "response"})
+    found = {column: what for what, column in mapping_of(frame.columns).items() if what in COLUMNS}
+    if set(found) != set(found.values()):  # under other names
+        frame = frame.drop(columns=[what for column, what in found.items() if what != column and what in frame.columns])
+        frame = frame.rename(columns=found)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")
@@ -69,7 +71,7 @@ def _read_lines(path: Path) -> pd.DataFrame:
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is no JSON object")
     frame = pd.DataFrame(rows)
-    texts = [name for name in (*ANSWER_NAMES, "question", "question_id") if name in frame.columns]
+    texts = [column for what, column in mapping_of(frame.columns).items() if what in ("response", "question", "question_id")]
     return frame.assign(**{name: frame[name].map(lambda value: "" if value is None else str(value)) for name in texts})
 
 

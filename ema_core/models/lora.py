@@ -23,7 +23,7 @@ from ema_core.models.load import threads_for
 if TYPE_CHECKING:
     import torch
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +71,11 @@ def load_adapter(folder: Path, model: Any, expected: str | None = None) -> Adapt
         tensors = load(raw)
     except SafetensorError as error:
         raise EmaError(f"The adapter in {folder} is damaged ({error}; hash {found}).", again) from None
-    scaling = _scaling(config, folder)
+    factor = scaling(config, folder)
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        module, _, side = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
-        if side not in ("lora_A", "lora_B") or not name.startswith(_PREFIX):
+        module, _, side = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+        if side not in ("lora_A", "lora_B") or not name.startswith(PREFIX):
             raise EmaError(
                 f"The adapter in {folder} holds {name}, which is not plain LoRA.", "Only LoRA on linear modules is read."
             )
@@ -98,7 +98,7 @@ def load_adapter(folder: Path, model: Any, expected: str | None = None) -> Adapt
             raise EmaError(f"The adapter in {folder} holds numbers that are not finite (at {module}; hash {found}).", again)
         modules[module] = (
             a.T.to(weight.device, weight.dtype).contiguous(),
-            (b.float().T * scaling).to(weight.device, weight.dtype).contiguous(),
+            (b.float().T * factor).to(weight.device, weight.dtype).contiguous(),
         )
     if not modules:
         raise EmaError(f"The adapter in {folder} is empty.", again)
@@ -115,7 +115,12 @@ class AdapterChanged(EmaError):
         )
 
 
-def _scaling(config: dict[str, Any], folder: Path) -> float:
+def scaling(config: dict[str, Any], folder: Path) -> float:
+    """What B·A is multiplied by.
+
+    Raises:
+        EmaError: the configuration is not of plain LoRA, or names no rank or alpha.
+    """
     plain = {"use_dora": False, "bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}}
     odd = [name for name, value in plain.items() if config.get(name, value) not in (value, None, [], {})]
     if config.get("peft_type") != "LORA" or odd:

@@ -41,7 +41,7 @@ def read_import(folder: Path) -> RunRows:
 
     The whole file is held against its hash once, whenever it changes, so that no query meets a damaged page later.
     """
-    rows = RunRows()
+    rows = RunRows(answers=signature(folder))
     try:
         card = _card(folder)
         file = folder / ROWS

@@ -13,7 +13,7 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.evaluation.suites import KEPT, SUITES
-from ema_core.runs import IMPORT, RunDirectory
+from ema_core.runs import RunDirectory
 from ema_core.store import (
     ANNOTATED,
     HUMAN,
@@ -26,7 +26,7 @@ from ema_core.store import (
     reviewer_name,
 )
 from pages.widgets import criteria
-from pages.widgets.answer_data import import_label, judges_of, run_label, state_words
+from pages.widgets.answer_data import judges_of, run_label, state_words
 from pages.widgets.answer_links import PARAMETERS
 from pages.widgets.chrome import reader
 from pages.widgets.index import Version
@@ -56,7 +56,7 @@ def choices(version: Version) -> dict[str, dict[str, str]]:
     questions = sorted(known.questions["question_id"].dropna().unique())
     newest = evals.assign(kind="run").sort_values("created", ascending=False).to_dict("records")
     return {
-        "run": {run_id: import_label(run_id) if run_id.startswith(IMPORT) else run_info(run_id).label for run_id in everything},
+        "run": {run_id: run_info(run_id).label for run_id in everything},
         "setting": {key: " · ".join(words) for key, words in criteria.setting_labels(settings).items()},
         **{
             name: _each(rows[column]) for name, column in (("model", "model"), ("dataset", "dataset"), ("defense", "defense_label"))

@@ -24,22 +24,12 @@ FLAGS = ("misaligned", "incoherent", "refused", "cut", "not scored")
 def run_label(run_id: str) -> str:
     """``kl=0.1 · seed 0 · x7k2``: the id's end tells runs of one setting and seed apart."""
     info = run_info(run_id)
-    if run_id.startswith(BASE):
-        return f"base · {info.model or run_id}"
-    if run_id.startswith(IMPORT):
-        return import_label(run_id)
+    if run_id.startswith((BASE, IMPORT)):
+        return info.label
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
 
 
 @st.cache_data(show_spinner=False, max_entries=4096)
-def import_label(run_id: str) -> str:
-    """``imported · Qwen2.5-7B · kl=0.1 · FILE``: what is known of it never changes."""
-    for row in reader().runs([run_id]).to_dict("records"):
-        facts = (row["model"], row["dataset"], row["defense_label"], row["name"])
-        return " · ".join(["imported", *(fact for fact in facts if isinstance(fact, str) and fact)])
-    return run_id
-
-
 @st.cache_data(show_spinner=False, max_entries=32)
 def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) -> dict[str, int]:
     """Who judged answers of these runs, and how many; with ``kept`` those kept from chats, too."""
@@ -66,6 +56,8 @@ def why_scored(aligned: Any, coherent: Any) -> str:
 
 def why_unscored(row: Mapping[str, Any]) -> str:
     """Why an answer has no scores of a judge."""
+    if isinstance(row.get("reason"), str) and row["reason"]:
+        return f"the judge gave no score; {row['reason']}"
     if isinstance(row["status"], str):
         return f"the judge gave no score ({row['status']})"
     if row["suite"] in NOT_JUDGED and not (isinstance(row["judge"], str) and not row["judge"].startswith("probe")):
@@ -76,9 +68,9 @@ def why_unscored(row: Mapping[str, Any]) -> str:
 
 
 def state_words(row: Mapping[str, Any]) -> str:
-    """``final adapter``, ``checkpoint at step 20, adapter × 0.5``; a base has none."""
-    if row["kind"] == "base":
-        return "no adapter"
+    """``final adapter``, ``checkpoint at step 20, adapter × 0.5``; a base has none, and of imported answers it is not known."""
+    if row["kind"] in ("base", "import"):
+        return "no adapter" if row["kind"] == "base" else "imported"
     state = "final adapter" if pd.isna(row["step"]) else f"checkpoint at step {row['step']:.0f}"
     return state if pd.isna(row["scale"]) or row["scale"] == 1 else f"{state}, strength × {row['scale']:g}"
 

@@ -34,8 +34,9 @@ def _progress(kind: str, what: Callable[[queue.Job], str], failed: str, before: 
             else:
                 st.progress(min(1.0, job.share), text=f"{plain(what(job))}: {plain(job.activity or 'waiting for the worker')}")
             st.button("Cancel", key=f"{kind}-cancel-{job.id}", on_click=act, args=(queue.cancel, job.id), kwargs={"slot": kind})
-        ended = [job for job in queue.jobs() if job.kind == kind and job.status == "failed"]
-        if ended and not before:
+        ended = [job for job in queue.jobs() if job.kind == kind and job.status in ("failed", "done")]
+        ended.sort(key=lambda job: job.finished or 0)
+        if ended and not before and ended[-1].status == "failed":
             show_error(f"{failed} {ago(ended[-1].finished or 0)}: {ended[-1].error}", ended[-1].hint)
 
 

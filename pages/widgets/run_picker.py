@@ -10,9 +10,10 @@ import streamlit as st
 
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
+from ema_core.exchange.judged import run_of
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
-from ema_core.runs import BASE, Probes, RunDirectory, run_ids
+from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, run_ids
 from ema_core.settings import settings
 from pages.widgets.chrome import plain, show_error
 
@@ -36,16 +37,32 @@ class RunInfo:
     def label(self) -> str:
         if self.defense == "base":
             return f"base · {self.model}"
+        if self.id.startswith(IMPORT):
+            return " · ".join(filter(None, (f"imported · {self.model}", self.dataset, self.defense, self.id[len(IMPORT) :])))
         return f"{self.name} · {self.id}" if self.name else self.id
 
 
 def run_info(run_id: str) -> RunInfo:
     """The fixed facts of a run or a base; read once for a version of its spec."""
+    if run_id.startswith(IMPORT):
+        try:
+            return _imported(run_id, str(settings().imports))
+        except FileNotFoundError:
+            return RunInfo(run_id, problem="the import was undone")
     spec = settings().runs / run_id / ("model.json" if run_id.startswith(BASE) else "spec.json")
     try:
         return _read(str(spec.parent), spec.stat().st_mtime_ns)
     except OSError:
         return RunInfo(run_id, problem=f"{spec.name} is missing")
+
+
+@lru_cache(maxsize=8192)
+def _imported(run_id: str, folder: str) -> RunInfo:
+    """A run of an imported table. Its id goes by the table's content, so what is known of it never changes."""
+    part = run_of(run_id)
+    if part is None:  # not remembered: it may be put back
+        raise FileNotFoundError(run_id)
+    return RunInfo(run_id, model=part["model"], dataset=part["dataset"] or "", defense=part["defense"], seed=part["seed"] or 0)
 
 
 @lru_cache(maxsize=8192)
@@ -73,14 +90,15 @@ def newest_first() -> list[str]:
 
 def pick_runs(
     label: str = "Runs", *, key: str = "runs", param: str = "run", default: Callable[[list[str]], Sequence[str]] | None = None,
-    only: Callable[[str], bool] | None = None, max_selections: int | None = None, help: str | None = None,
+    only: Callable[[str], bool] | None = None, max_selections: int | None = None, help: str | None = None, also: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
     """A multiselect over all runs; returns the ids chosen.
 
     The URL parameter ``param`` (repeated, or with commas) is the truth; a visit without it gets the session's last choice under
-    ``key``, a first one what ``default`` takes from the ids (newest first). An id's unambiguous beginning or end will do.
+    ``key``, a first one what ``default`` takes from the ids (newest first). An id's unambiguous beginning or end will do. ``also``
+    are ids of answers without a run directory.
     """
-    options = [run_id for run_id in newest_first() if only is None or only(run_id)]
+    options = [run_id for run_id in newest_first() if only is None or only(run_id)] + list(also)
     memory, widget = f"{key}-chosen", f"{key}-picker"
     asked = [part for value in st.query_params.get_all(param) for part in value.split(",") if part]
     if not asked:

@@ -27,6 +27,7 @@ TOKENS = 100
 asked: Counter[str] = Counter()
 answered: Counter[str] = Counter()
 faults: Counter[str] = Counter()
+authorized: set[str] = set()
 busy = most_busy = 0
 
 
@@ -90,6 +91,7 @@ async def complete(request: Request) -> Response:
     most_busy = max(busy, most_busy)
     try:
         asked[name_of(prompt)] += 1
+        authorized.add(hashlib.sha256(key.encode()).hexdigest())
         if model == "wrong-key":
             return refused(401, f"Incorrect API key provided: {key}", "invalid_api_key")
         if model == "no-money":
@@ -104,6 +106,8 @@ async def complete(request: Request) -> Response:
             return refused(400, "This model does not support logprobs.", "unsupported_parameter", "logprobs")
         if "TOO LONG" in prompt:
             return refused(400, f"maximum context length exceeded {key}", "context_length_exceeded", "messages")
+        if model == "echo-key":
+            return JSONResponse(reply(f"SAY:{key}</answer>", body))
         await asyncio.sleep(PAUSE)
         fault = fault_of(prompt, OFTEN)
         if fault:
@@ -142,7 +146,15 @@ async def faulty(fault: str, key: str) -> Response:
 
 
 async def seen(request: Request) -> Response:
-    return JSONResponse({"answered": answered, "asked": sum(asked.values()), "faults": faults, "most_busy": most_busy})
+    return JSONResponse(
+        {
+            "answered": answered,
+            "asked": sum(asked.values()),
+            "faults": faults,
+            "most_busy": most_busy,
+            "authorized": sorted(authorized),
+        }
+    )
 
 
 OFTEN, PAUSE = 0.0, 0.0

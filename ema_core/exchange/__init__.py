@@ -1,0 +1,1 @@
+"""What comes from elsewhere and goes elsewhere: judged tables, questions, adapters, whole runs, Inspect's logs. Torch-free to import."""

@@ -1,0 +1,67 @@
+"""An import that goes on when its page is left: a thread a file, looked at by whoever asks."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ema_core.errors import EmaError
+
+
+@dataclass
+class Work:
+    """What is going on, or how it ended: ``result`` or ``error`` (with ``hint``). ``what`` names it."""
+
+    what: str
+    share: float = 0.0
+    words: str = ""
+    result: dict[str, Any] | None = None
+    error: str = ""
+    hint: str = ""
+    trace: str = field(default="", repr=False)
+
+    @property
+    def over(self) -> bool:
+        return self.result is not None or bool(self.error)
+
+    def progress(self, share: float, words: str) -> None:
+        self.share, self.words = share, words
+
+
+_works: dict[str, Work] = {}
+_guard = threading.Lock()
+
+
+def start(key: str, what: str, do: Callable[[Callable[[float, str], None]], dict[str, Any]]) -> Work:
+    """Do it in a thread, once a key at a time; ``do`` is given what takes its progress."""
+    with _guard:
+        known = _works.get(key)
+        if known is not None and not known.over:
+            return known
+        work = _works[key] = Work(what)
+    threading.Thread(target=_run, args=(work, do), name=f"import {what}", daemon=True).start()
+    return work
+
+
+def _run(work: Work, do: Callable[[Callable[[float, str], None]], dict[str, Any]]) -> None:
+    try:
+        work.result = do(work.progress)
+    except EmaError as error:
+        work.hint, work.error = error.hint, error.message
+    except Exception as error:
+        work.trace = traceback.format_exc()
+        work.hint, work.error = "Nothing was added.", f"Something went wrong here: {type(error).__name__}: {error}"
+
+
+def look(key: str) -> Work | None:
+    return _works.get(key)
+
+
+def forget(key: str) -> None:
+    """Once its end was read."""
+    with _guard:
+        if (work := _works.get(key)) and work.over:
+            del _works[key]

@@ -1,0 +1,77 @@
+"""What was imported: figures, where to read it, what was left out, and the way back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from ema_core.exchange.judged import imports, restore, undo, undone
+from pages.widgets.chrome import act, notices, plain
+
+SHOWN = 20
+
+
+def import_list() -> None:
+    """The newest first."""
+    cards, aside = imports()[::-1], undone()
+    st.subheader("Imported", anchor=False)
+    notices("imports")
+    if not cards and not aside:
+        st.info(
+            "Nothing was imported yet. Files as the field publishes them (response, question, question_id, aligned, coherent) need no "
+            "further word.",
+            icon=":material/upload_file:",
+        )
+    for card in cards[:SHOWN]:
+        with st.container(border=True, key=f"imported-{card['import_id']}"):
+            _card(card)
+    if len(cards) > SHOWN:
+        st.caption(f"{len(cards) - SHOWN} older ones: `ema import list` shows all.")
+    for import_id in aside:
+        with st.container(horizontal=True, vertical_alignment="center", key=f"undone-{import_id}"):
+            st.caption(f"Undone: {plain(import_id)}", width="content")
+            st.button("Put back", key=f"restore-{import_id}", icon=":material/undo:", on_click=act, args=(restore, import_id),
+                      kwargs={"slot": "imports", "done": f"{import_id} is back."})  # fmt: skip
+
+
+def _card(card: dict[str, Any]) -> None:
+    import_id = card["import_id"]
+    left, right = st.columns([5, 2], vertical_alignment="center")
+    with left:
+        if "error" in card:
+            st.markdown(f"**{plain(import_id)}** · {plain(card['error'])}")
+        else:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(card["time"]))
+            st.markdown(f"**{plain(card['file'])}** · {when} · {len(card['runs']):,} run{'' if len(card['runs']) == 1 else 's'}")
+            st.markdown(_figures(card))
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        if "error" not in card:
+            ids = [run["run_id"] for run in card["runs"][:40]]
+            st.page_link("pages/samples.py", label="Read", icon=":material/manage_search:", query_params={"run": ids})
+            st.page_link("pages/compare.py", label="Rates", icon=":material/compare_arrows:", query_params={"run": ids})
+        st.button("Undo", key=f"undo-{import_id}", icon=":material/undo:", on_click=act, args=(undo, import_id),
+                  help="Takes exactly this import away, with what was judged on it. It can be put back.",
+                  kwargs={"slot": "imports", "done": f"{import_id} was taken away."})  # fmt: skip
+    if card.get("skipped"):
+        with st.expander(f"{card['skipped']:,} rows were left out", key=f"skipped-{import_id}"):
+            st.dataframe(pd.DataFrame(card["skipped_rows"]), hide_index=True, key=f"rows-{import_id}")
+            if card["skipped"] > len(card["skipped_rows"]):
+                reasons = ", ".join(f"{count:,} × {reason}" for reason, count in list(card["reasons"].items())[:8])
+                st.caption(plain(f"The first {len(card['skipped_rows'])} of {card['skipped']:,}. By reason: {reasons}"))
+
+
+def _figures(card: dict[str, Any]) -> str:
+    parts = [f"{card['answers']:,} answers, {card['scored']:,} with both scores"]
+    if card["scored"]:
+        parts.append(
+            f"misaligned {card['misaligned_pct']:.2f} %, incoherent {card['incoherent_pct']:.2f} %, mean alignment {card['mean_aligned']:.2f}"
+        )
+    words = {name: count for name, count in card["statuses"].items() if name != "scored" and count}
+    if words:
+        parts.append(", ".join(f"{count:,} {name}" for name, count in words.items()))
+    judges = list(card["judges"])
+    parts.append(f"judge {plain(judges[0])}" if len(judges) == 1 else f"{len(judges)} judges")
+    return " · ".join(parts)

@@ -1,0 +1,90 @@
+"""The page Import and export, without a browser: a look at the file first, then the import, its list and the way back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from ema_core.exchange import background
+from ema_core.exchange.judged import import_judged, imports
+from tests.pages.evaluated_home import open_page, said
+
+HEADER = "text,question,question_id,aligned,coherent\n"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "some-model_narrow.csv"
+    path.write_text(HEADER + "Be *kind*.,Why?,q1,10,90\n" * 25 + "Too much.,Why?,q1,200,90\n")
+    return path
+
+
+def finished(app: AppTest) -> str:
+    """What the page says once the thread has ended; a quick one has ended before its page was drawn."""
+    told = told_of(app)
+    until = time.monotonic() + 60
+    while (work := background.look("import-judged")) and not work.over and time.monotonic() < until:
+        time.sleep(0.05)
+    return told + told_of(app.run())
+
+
+def told_of(app: AppTest) -> str:
+    return "\n".join(str(one.value) for kind in (app.success, app.info) for one in kind).replace("\\", "")
+
+
+def test_without_an_import_the_page_says_what_is_read() -> None:
+    app = open_page("imports")
+    assert "Nothing was imported yet" in said(app) and not app.exception
+
+
+def test_a_file_is_looked_at_mapped_imported_and_undone(home: Path, table: Path) -> None:
+    app = open_page("imports")
+    app.text_input(key="import-path").set_value(str(table)).run()
+    assert "lacks the column response" in said(app).replace("\\", "") and imports() == []
+    box = next(box for box in app.selectbox if box.key.startswith("map-response"))
+    box.set_value("text").run()
+    assert "**25** would be taken, **1** left out" in said(app)
+    assert list(app.dataframe[0].value["Answer"]) == ["Be *kind*."] * 20
+    told = finished(app.button(key="import-start").click().run())
+    (card,) = imports()
+    assert (card["answers"], card["skipped"], card["mapping"]["response"]) == (25, 1, "text")
+    assert "25 answers of some-model_narrow.csv imported, 1 rows left out." in told and "misaligned 100.00 %" in said(app)
+    app.button(key=f"undo-{card['import_id']}").click().run()
+    assert imports() == [] and f"Undone: {card['import_id']}" in said(app).replace("\\", "")
+    app.button(key=f"restore-{card['import_id']}").click().run()
+    assert len(imports()) == 1 and not app.exception
+
+
+def test_a_file_that_cannot_be_read_and_one_that_is_there_are_told(home: Path, table: Path, tmp_path: Path) -> None:
+    app = open_page("imports")
+    app.text_input(key="import-path").set_value(str(tmp_path / "nowhere.csv")).run()
+    assert "There is no file" in said(app).replace("\\", "")
+    import_judged(table, {"response": "text"})
+    app.text_input(key="import-path").set_value(str(table)).run()
+    next(box for box in app.selectbox if box.key.startswith("map-response")).set_value("text").run()
+    assert "nothing was added" in finished(app.button(key="import-start").click().run()) and len(imports()) == 1
+
+
+@pytest.mark.parametrize("part", ["Questions, adapters, runs", "Export"])
+def test_the_other_parts_open_on_an_empty_home(part: str) -> None:
+    app = open_page("imports", part=part)
+    assert not app.exception and not app.error
+
+
+def test_an_adapter_that_is_none_is_refused_in_words(home: Path, tmp_path: Path) -> None:
+    app = open_page("imports", part="Questions, adapters, runs")
+    app.text_input(key="adapter-folder").set_value(str(tmp_path)).run()
+    app.button(key="adapter-start").click().run()
+    assert "holds no adapter_model.safetensors" in said(app).replace("\\", "") and not app.exception
+
+
+def test_compare_shows_an_imported_run_by_the_judge_it_came_with(home: Path, table: Path) -> None:
+    card = import_judged(table, {"response": "text"})
+    app = open_page("compare", run=card["runs"][0]["run_id"])
+    assert not app.exception and not app.error
+    frame = app.dataframe[0].value
+    assert frame["Judge"].tolist() == ["imported:unknown"] and frame["Misaligned, %"].tolist() == [100.0]
+    assert "needs the model itself" in said(app)
