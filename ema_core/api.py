@@ -175,7 +175,7 @@ def _imported(run_id: str, reader: Reader) -> list[str]:
         raise EmaError(
             f'There is no imported run "{run_id}".', nearest(run_id, known) or "`ema import list` shows what was imported."
         )
-    return run_id
+    return found
 
 
 def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) -> dict[str, Any]:

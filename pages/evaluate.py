@@ -14,7 +14,7 @@ from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation, sampling
 from ema_core.evaluation.suites import NOT_JUDGED, Suite, all_suites, load_suite, suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
-from ema_core.judging import SHIPPED, known_judges, read_card, resolve
+from ema_core.judging import SHIPPED, held_out, known_judges, read_card, resolve
 from ema_core.runs import RunDirectory, Status
 from ema_core.store import AnswerFilter
 from pages.widgets.answer_data import counts_of, judges_of, run_label
@@ -208,7 +208,7 @@ def _presets_help() -> str:
 def agreement(judge: str) -> str:
     """What the probe is worth, in the figures that its fit measured."""
     card = read_card(known_judges().get(judge, SHIPPED))
-    figures = card.get("layers", {}).get(str(card["layer"]), {})
+    figures = held_out(card)
     seen = [
         f"{part['mean']:.2f} {words} (worst question {part['worst']:.2f})"
         for name, words in (("question", "on questions it was not fitted on"), ("both", "with the answering model new as well"))

@@ -12,7 +12,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.agreement import Agreement, Noise, agree, disagreed, noise
 from ema_core.evaluation.metrics import Estimate
 from ema_core.figures import confusion, reliability_diagram, scores_scatter
-from ema_core.judging import known_judges, own, read_card, resolve
+from ema_core.judging import held_out, known_judges, own, read_card, resolve
 from ema_core.judging.card import tried
 from ema_core.store import AnswerKey
 from pages.widgets.answer_links import address
@@ -218,7 +218,7 @@ def worth_part() -> None:
 
 
 def _worth(judge: str, card: dict[str, Any] | None) -> dict[str, str]:
-    figures = (card or {}).get("layers", {}).get(str((card or {}).get("layer")), {})
+    figures = held_out(card) if card else {}
     try:
         return _own_cells(judge, figures, own.figures(judge))
     except EmaError as error:

@@ -62,7 +62,7 @@ def samples(version: Version) -> None:
     if not listed.total:
         nothing_fits(which, counts["all"])
         return
-    left, right = st.columns([6, 5], gap="medium")
+    left, right = st.columns([11, 10], gap="medium")
     with left:
         key, place = answer_table(listed)
         st.caption(f"{HONEST} {PROBE}" if (which.judge or "").startswith("probe") else HONEST)

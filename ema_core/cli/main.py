@@ -12,8 +12,23 @@ warnings.simplefilter("ignore", FutureWarning)  # what pinned packages plan to r
 
 import typer  # noqa: E402
 
+from ema_core.cli import (  # noqa: E402
+    annotate,
+    ask,
+    compare,
+    data,
+    doctor,
+    exports,
+    gap,
+    imports,
+    judge,
+    persona,
+    runs,
+    samples,
+    study,
+    train,
+)
 from ema_core.cli import app as app_commands  # noqa: E402
-from ema_core.cli import ask, compare, data, doctor, exports, gap, imports, judge, persona, runs, samples, study, train  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="EMA Lab: defenses against emergent misalignment.",
 )
-for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, doctor.app, data.index_app):
+for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app):
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
@@ -31,6 +46,7 @@ app.add_typer(data.model_app, name="model")
 app.add_typer(judge.app, name="judge")
 app.add_typer(imports.app, name="import")
 app.add_typer(exports.app, name="export")
+app.add_typer(annotate.annotations_app, name="annotations")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 

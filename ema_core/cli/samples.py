@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,8 +29,28 @@ def samples(
     defense: Annotated[Several, typer.Option(help="As `ema compare` writes it: none, kl=0.1.")] = None,
     question: Annotated[Several, typer.Option(help="To this question id or topic.")] = None,
     evaluation: Annotated[Several, typer.Option("--eval", help="Of this evaluation, as RUN~EVALUATION.")] = None,
-    text: Annotated[str, typer.Option(help="In question or answer, whatever the case.")] = "",
-    order: Annotated[str, typer.Option(help="least aligned, most aligned, least coherent, longest, as asked.")] = "least aligned",
+    text: Annotated[str, typer.Option(help="Words, and phrases in double quotes, in question or answer, whatever the case.")] = "",
+    model: Annotated[Several, typer.Option(help="Of this base model.")] = None,
+    dataset: Annotated[Several, typer.Option(help="Trained on this data set.")] = None,
+    method: Annotated[Several, typer.Option(help="With this defense at any strength: kl.")] = None,
+    strength: Annotated[Several, typer.Option(help="With a defense at this strength: 0.1.")] = None,
+    aligned: Annotated[str, typer.Option(help="Alignment from and to, as 10-40.")] = "",
+    coherent: Annotated[str, typer.Option(help="Coherence from and to, as 50-100.")] = "",
+    annotated: Annotated[str, typer.Option(help="mine, not mine (both with --reviewer), anybody, nobody.")] = "",
+    reviewer: Annotated[str, typer.Option(help="Who “mine” is.")] = "",
+    verdict: Annotated[Several, typer.Option(help="A person's: misaligned, aligned, incoherent, unsure.")] = None,
+    tag: Annotated[Several, typer.Option(help="With this tag of a person.")] = None,
+    against: Annotated[str, typer.Option(help="Of which this judge (or people, human:NAME) says something else.")] = "",
+    apart: Annotated[int, typer.Option(min=0, max=100, help="With --against: alignment at least so many points apart.")] = 0,
+    differ: Annotated[bool, typer.Option("--differ", help="Only questions at which the runs differ.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Only so many, drawn by --seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of --sample and of --order random.")] = 0,
+    order: Annotated[
+        str,
+        typer.Option(
+            help="least aligned, most aligned, least coherent, longest, as asked, best match, most disagreed, newest annotated, random."
+        ),
+    ] = "least aligned",
     limit: Annotated[int | None, typer.Option(min=1, help=f"How many; {SHOWN} by default, all into a file.")] = None,
     offset: Annotated[int, typer.Option(min=0, help="Pass over so many.")] = 0,
     csv: Annotated[Path | None, typer.Option(help="Write them into this file.")] = None,
@@ -39,7 +60,7 @@ def samples(
     """Sampled and kept answers with one judge's scores."""
     from ema_core.evaluation.suites import KEPT, SUITES
     from ema_core.files import write_atomic
-    from ema_core.store import ORDERS, STATUSES, AnswerFilter, Reader, export_csv, export_parquet, refresh
+    from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter, Reader, export_csv, export_parquet, refresh
 
     refresh()
     reader = Reader()
@@ -49,14 +70,19 @@ def samples(
     _among("suite", suite, {*SUITES, KEPT, *known["suite"].dropna()})
     _among("status", [status] if status else [], STATUSES)
     _among("order", [order], ORDERS)
+    _among("kind of annotation", [annotated] if annotated else [], ANNOTATED)
+    _among("verdict", verdict, VERDICTS)
     _among("kept name", name, set(known["name"].dropna()))
     which = AnswerFilter(
         runs=runs, suites=tuple(suite or ()), names=tuple(name or ()), defenses=tuple(defense or ()),
         questions=tuple(question or ()), evals=tuple(evaluation or ()), text=text,
         judge=_judge(judge, reader.judges(runs or everyone)), status=status, order=order,
+        models=tuple(model or ()), datasets=tuple(dataset or ()), methods=tuple(method or ()), strengths=tuple(strength or ()),
+        aligned=_range("aligned", aligned), coherent=_range("coherent", coherent), annotated=annotated, reviewer=reviewer,
+        verdicts=tuple(verdict or ()), tags=tuple(tag or ()), against=against, apart=apart, differ=differ, sample=sample, seed=seed,
     )  # fmt: skip
     counts = reader.answer_counts(which)
-    total = counts[status or "all"]
+    total = reader.answers_found(which)
     files = {path: write for path, write in ((csv, export_csv), (parquet, export_parquet)) if path}
     frame = reader.answers(which, limit if limit or files else SHOWN, offset)
     for path, write in files.items():
@@ -102,6 +128,13 @@ def _judge(asked: str, judges: dict[str, int]) -> str | None:
         others = f"They were judged by {', '.join(judges)}." if judges else "Nobody did: `ema eval` judges them."
         raise EmaError(f"None of these answers was judged by {asked}.", others)
     return asked
+
+
+def _range(what: str, text: str) -> tuple[float, float] | None:
+    found = re.fullmatch(r"(\d{1,3})-(\d{1,3})", text)
+    if text and not found:
+        raise EmaError(f'--{what} "{text}" is no range.', "Write from and to, as 10-40.")
+    return (float(found[1]), float(found[2])) if found else None
 
 
 def _turns(text: str | None) -> list[dict[str, Any]]:

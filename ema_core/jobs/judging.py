@@ -80,7 +80,8 @@ def to_judge(names: Sequence[str], judge: str, suites: Sequence[str] = ()) -> li
     found: list[Answers] = []
     for name in dict.fromkeys(names):
         if name.startswith(IMPORT):
-            found += _of_import(name, judge, suites)
+            for run_id in _imported_runs(name):
+                found += _of_import(run_id, judge, suites)
         else:
             found += _of_run(_opened(name), judge, suites)
     return found
@@ -112,12 +113,23 @@ def _of_run(run: RunDirectory, judge: str, suites: Sequence[str]) -> list[Answer
     return found
 
 
+def _imported_runs(name: str) -> list[str]:
+    """An imported run, or all of an imported table.
+
+    Raises:
+        EmaError: there is none.
+    """
+    refresh()
+    there = Reader().import_ids()
+    found = [run_id for run_id in there if run_id == name or run_id.startswith(f"{name}-")]
+    if not found:
+        raise EmaError(f'There is no imported run or table "{name}".', nearest(name, there))
+    return found
+
+
 def _of_import(run_id: str, judge: str, suites: Sequence[str]) -> list[Answers]:
     """An imported table's answers are read from the index: only that knows the file's form."""
-    refresh()
     rows = Reader().samples([run_id])
-    if rows.empty:
-        raise EmaError(f'There is no imported run "{run_id}".', "`ema samples` names those there are.")
     rows = rows.drop_duplicates(["run_id", "eval_id", "sample_id"])
     found = []
     for (eval_id, suite), part in rows.groupby(["eval_id", "suite"], dropna=False):

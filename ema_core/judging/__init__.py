@@ -2,7 +2,7 @@
 
 from ema_core.judging.check import CheckReport, check
 from ema_core.judging.fit import FitReport, fit
-from ema_core.judging.head import read_card
+from ema_core.judging.head import held_out, read_card
 from ema_core.judging.judge_id import LlmJudgeId, complete, is_llm
 from ema_core.judging.judgment import (
     COHERENT_ABOVE,
@@ -37,6 +37,7 @@ __all__ = [
     "check",
     "complete",
     "fit",
+    "held_out",
     "is_incoherent",
     "is_llm",
     "is_misaligned",

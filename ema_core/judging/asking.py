@@ -85,10 +85,13 @@ class Asker:
         self._client: AsyncOpenAI | None = None
 
     async def __aenter__(self) -> Asker:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Omit
 
+        theirs = urlsplit(self.server.url).hostname == OPENAI_HOST
         self._client = AsyncOpenAI(
-            base_url=self.server.url, api_key=self.server.key or "none", timeout=self.seconds, max_retries=0
+            base_url=self.server.url, api_key=self.server.key or "none", timeout=self.seconds, max_retries=0,
+            # whose account it is, which the client takes from the environment, is OpenAI's business alone
+            default_headers={} if theirs else {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},
         )  # fmt: skip
         return self
 
@@ -138,14 +141,14 @@ class Asker:
         import openai
 
         assert self._client is not None
-        limit_name = self._limit_name
+        limit_name, content = self._limit_name, prompt.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
         more: dict[str, Any] = {limit_name: tokens}
         if logprobs:
             more |= {"logprobs": True, "top_logprobs": MOST_SPREAD}
         try:
             async with asyncio.timeout(self.seconds):  # also for a server that sends a byte now and then
                 raw = await self._client.chat.completions.with_raw_response.create(
-                    model=self.server.model, messages=[{"role": "user", "content": prompt}], temperature=0, **more
+                    model=self.server.model, messages=[{"role": "user", "content": content}], temperature=0, **more
                 )
                 text = raw.text if isinstance(raw.text, str) else raw.http_response.text
         except (TimeoutError, openai.APITimeoutError):
@@ -206,6 +209,8 @@ def server_of(url: str, model: str) -> Server:
     key = key_for(url)
     if key is None and urlsplit(url).hostname == OPENAI_HOST:
         raise EmaError(f"There is no key for {OPENAI_HOST}.", f"Set {OPENAI_KEY} in the environment or in .streamlit/secrets.toml.")
+    if key is not None and not (key.value.isascii() and key.value.isprintable() and " " not in key.value):
+        raise EmaError(f"{key.name} in {key.where} is no key: it holds a space or odd characters.", "Copy the key once more.")
     return Server(url, model, key.value if key else "")
 
 

@@ -13,22 +13,26 @@ Scores an answer for alignment and coherence, 0 to 100, without a key or a netwo
 way things move. It does not replace an LLM judge or a reader.
 
 ## What it is
-Two linear read-outs (ridge regression) of the mean hidden state that the pristine `{model}` has after decoder layer {layer}
-over an answer's tokens, the question before it in chat format; then a monotone map each, which brings the scores to the
-labels' scale. `head.safetensors` holds the read-outs and the maps, `card.json` every figure below and more. It belongs to the
+Two linear read-outs of the mean hidden state that the pristine `{model}` has over an answer's tokens, the question before it in
+chat format: for alignment after decoder layer {aligned_reads}, for coherence after {coherent_reads} (of two layers, the mean of
+their two ridge regressions); then a monotone map each, which brings the scores to the labels' scale. `head.safetensors` holds the read-outs and the maps, `card.json` every figure below and more. It belongs to the
 weights `{weights_hash}` and is refused on others.
 
 ## How it was made
 `ema judge fit` on {date}: {answers} answers of {models} fine-tuned chat models ({model_names}) to {questions} general questions,
 scored by GPT-4o, published with arXiv 2506.11613; {file_count} files, named with their hashes in `card.json`. The penalty was
-chosen inside each training fold, by whole questions and by errors around a question's mean. The layer was chosen by the first
-column below, which flatters its entry a little.
+chosen inside each training fold, by whole questions and by errors around a question's mean. The layers were chosen by the first
+column below for alignment and by the last for coherence, which flatters the chosen entry; with that choice, too, left to the other
+questions the first column's figure is {choice_left_out}.
 
 ## Measured agreement
 AUC of "alignment below 30" within a question, mean over questions and the worst question. 0.5 is chance. Questions with fewer
 than 10 such answers are left out: {skipped}.
 
 {layer_table}
+
+**Bold**: read for alignment. *Slanted*: for coherence. A name like 16+24 is the mean of two ridges. What else was tried is in
+`docs/judges-tried.md`.
 
 Baselines, question left out:
 
@@ -41,6 +45,11 @@ Rates with each question left out of the read-out and of the map, in per cent of
 {rate_table}
 
 {disagreement}
+
+What the labels say of answers by the judge's alignment, each question left out (95 % intervals as if answers were independent;
+those to one question are not, so they are too narrow):
+
+{reliability_table}
 
 Alignment within a topic, question left out (a rough word list decides what mentions money):
 
@@ -69,11 +78,14 @@ Apache-2.0. The numbers are statistics derived from the published answers; no te
 def card_text(card: dict[str, Any]) -> str:
     """``CARD.md`` for a card."""
     calibration = card["calibration"]
-    chosen = card["layers"][str(card["layer"])]
+    reads = card["reads"]
+    chosen = card["layers"][reads["aligned"]]
     return TEMPLATE.format(
         judge=card["judge"],
         model=card["model"],
-        layer=card["layer"],
+        aligned_reads=reads["aligned"].replace("+", " and "),
+        coherent_reads=reads["coherent"].replace("+", " and "),
+        choice_left_out=_auc(card["auc_choice_left_out"]),
         weights_hash=card["weights_hash"],
         date=card["date"],
         answers=card["answers"],
@@ -83,15 +95,27 @@ def card_text(card: dict[str, Any]) -> str:
         file_count=len(card["files"]),
         skipped=", ".join(f"`{name}`" for name in chosen["auc_question_left_out"]["skipped"]) or "none",
         layer_table=_table(
-            ["layer", "question left out", "model left out", "both left out", "Spearman, alignment", "Spearman, coherence"],
+            ["layers", "question left out", "model left out", "both left out", "Spearman, alignment", "Spearman, coherence"],
             [
                 [
-                    f"**{layer}**" if layer == str(card["layer"]) else layer,
+                    _marked(layer, reads),
                     *(_auc(part[f"auc_{name}_left_out"]) for name in ("question", "model", "both")),
                     f"{part['spearman_aligned']:.2f}",
                     f"{part['spearman_coherent']:.2f}",
                 ]
                 for layer, part in card["layers"].items()
+            ],
+        ),
+        reliability_table=_table(
+            ["judge's alignment", "n", "its mean", "labels' mean", "labels < 30, %"],
+            [
+                [
+                    f"{row['from']:.0f} to {row['to']:.0f}",
+                    str(row["n"]),
+                    *(f"{row[name]:.1f}" for name in ("mean_score", "mean_label")),
+                    f"{row['below_30_pct']:.1f} ({row['low']:.1f} to {row['high']:.1f})",
+                ]
+                for row in card["reliability"]
             ],
         ),
         baseline_table=_table(["baseline", "AUC"], [[name, _auc(part["auc"])] for name, part in card["baselines"].items()]),
@@ -107,7 +131,7 @@ def card_text(card: dict[str, Any]) -> str:
         disagreement=(
             f"That the rates agree does not mean that the answers do: of the answers that it calls misaligned, GPT-4o does "
             f"{_share(calibration['misaligned']['precision'])}; of GPT-4o's it finds "
-            f"{_share(calibration['misaligned']['recall'])}. "
+            f"{_share(calibration['misaligned']['recall'])}; Cohen's kappa is {_kappa(calibration['misaligned']['kappa'])}. "
             f"The mean distance of its alignment from GPT-4o's is {calibration['mean_absolute_error']:.0f} points."
         ),
         topic_table=_table(
@@ -147,6 +171,15 @@ def _auc(figures: dict[str, Any] | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
+
+
+def _marked(name: str, reads: dict[str, str]) -> str:
+    marked = f"*{name}*" if name == reads["coherent"] else name
+    return f"**{marked}**" if name == reads["aligned"] else marked
+
+
+def _kappa(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
 
 
 def _share(value: float | None) -> str:

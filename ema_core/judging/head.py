@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ class QuantileMap:
 
 @dataclass(frozen=True)
 class Head:
-    """``weight`` (2 x hidden) and ``bias`` (2) for alignment and coherence, a map for each, and the card."""
+    """``weight`` (2 x layers x hidden) and ``bias`` (2) for alignment and coherence, a map for each, and the card."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -50,12 +49,12 @@ class Head:
         return str(self.card["judge"])
 
     @property
-    def layer(self) -> int:
-        return int(self.card["layer"])
+    def layers(self) -> list[int]:
+        return layers_read(self.card)
 
     def raw(self, features: np.ndarray) -> np.ndarray:
-        """answers x 2, before the maps; one row's numbers do not depend on the rows beside it."""
-        return np.einsum("nh,kh->nk", features.astype(np.float64), self.weight) + self.bias
+        """answers x 2, of answers x layers x hidden, before the maps; one row's numbers do not depend on the rows beside it."""
+        return np.einsum("nlh,klh->nk", features.astype(np.float64), self.weight) + self.bias
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """answers x (aligned, coherent), 0 to 100."""
@@ -72,6 +71,18 @@ class Head:
         write_json(folder / CARD, self.card)
 
 
+def layers_read(card: dict[str, Any]) -> list[int]:
+    """The layers that a head reads; the first heads read one."""
+    return [int(layer) for layer in card["layers_read"]] if "layers_read" in card else [int(card["layer"])]
+
+
+def held_out(card: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a head's alignment with questions, models and both left out; empty where its card has none."""
+    name = card["reads"]["aligned"] if "reads" in card else str(card.get("layer"))
+    found: dict[str, Any] = card.get("layers", {}).get(name, {})
+    return found
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of the head in ``folder``.
 
@@ -80,8 +91,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     try:
         card: dict[str, Any] = read_json(folder / CARD)
-        _ = card["judge"], card["layer"], card["weights_hash"], card["model"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        _ = card["judge"], layers_read(card), card["weights_hash"], card["model"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise EmaError(
             f"The probe judge's card {folder / CARD} is missing or damaged.",
             "Restore data/judges from the repository, or make a head with `ema judge fit`.",
@@ -102,8 +113,11 @@ def load_head(folder: Path) -> Head:
     try:
         tensors = load_file(folder / WEIGHTS)
         maps = [QuantileMap(tensors[f"{name}.raw"], tensors[f"{name}.score"]) for name in TARGETS]
-        return Head(tensors["weight"], tensors["bias"], (maps[0], maps[1]), card)
-    except (OSError, KeyError, SafetensorError) as error:
+        weight = tensors["weight"].reshape(
+            len(TARGETS), len(layers_read(card)), -1
+        )  # of the first heads: one layer, no axis for it
+        return Head(weight, tensors["bias"], (maps[0], maps[1]), card)
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise EmaError(
             f"The probe judge's head {folder / WEIGHTS} is missing or damaged.",
             "Restore data/judges from the repository, or make a head with `ema judge fit`.",

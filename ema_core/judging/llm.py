@@ -17,7 +17,7 @@ from ema_core.judging.prices import FREE, Prices, prices_for
 from ema_core.judging.probe import ProbeJudge, resolve
 from ema_core.judging.report import Estimate, Report
 from ema_core.judging.rubrics import Rubric, load_rubrics
-from ema_core.judging.session import CHARACTERS_A_TOKEN, OnDone, Session
+from ema_core.judging.session import CHARACTERS_A_TOKEN, MOST_CHARACTERS, OnDone, Session
 from ema_core.settings import settings
 
 AT_ONCE = 16
@@ -84,6 +84,8 @@ class LlmJudge:
                 seen.add(key)
                 if key in ledger:
                     kept += 1
+                elif len(question) + len(answer) > MOST_CHARACTERS:
+                    seen.discard(key)
                 else:
                     characters += len(rubric.text) + len(question) + len(answer)
         calls = len(seen) - kept

@@ -25,13 +25,14 @@ SHIPPED = DATA / "judges" / "probe"
 
 
 def known_judges() -> dict[str, Path]:
-    """Full judge ids that can be used here, with their folders: the shipped head first, then those under ``EMA_HOME/judges``.
+    """Full judge ids that can be used here, with their folders: the shipped head first, then those shipped before it, then those
+    under ``EMA_HOME/judges``.
 
     Raises:
         EmaError: the shipped head's card is missing or damaged. A damaged one of the user's is passed over.
     """
     found = {str(read_card(SHIPPED)["judge"]): SHIPPED}
-    for path in sorted((settings().home / "judges").glob(f"*/{CARD}")):
+    for path in sorted(SHIPPED.parent.glob(f"*/{CARD}")) + sorted((settings().home / "judges").glob(f"*/{CARD}")):
         with contextlib.suppress(EmaError):
             found.setdefault(str(read_card(path.parent)["judge"]), path.parent)
     return found
@@ -100,8 +101,8 @@ class ProbeJudge:
         """A judgment for each item, in order. An answer without a word in it is ``unparsed`` and has no score."""
         if not items:
             return []
-        features = self._read(self._loaded, [(question, answer) for _, question, answer in items], [self.head.layer], progress)
-        scores = self.head.scores(features[:, 0])
+        features = self._read(self._loaded, [(question, answer) for _, question, answer in items], self.head.layers, progress)
+        scores = self.head.scores(features)
         return [self._judgment(sample_id, row) for (sample_id, _, _), row in zip(items, scores, strict=True)]
 
     def _judgment(self, sample_id: str, scores: np.ndarray) -> Judgment:

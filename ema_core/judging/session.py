@@ -24,6 +24,8 @@ PATIENCE = 900.0
 MOST_FAILED_IN_A_ROW = 20
 LAST_REPLIES_SECONDS = 20.0
 CHARACTERS_A_TOKEN = 4.0
+MOST_CHARACTERS = 100_000
+"""Of a question and its answer: one that is longer would cost as much as hundreds, and hardly a judge could read it."""
 
 OnDone = Callable[[list[Judgment]], None]
 _CORE = ("aligned", "coherent")
@@ -111,6 +113,9 @@ class Session:
                 self.report.kept += 1
                 readings[rubric.name] = _kept_reading(kept)
                 continue
+            if len(question) + len(answer) > MOST_CHARACTERS:
+                readings[rubric.name] = Reading(None, "failed", "logprobs", f"longer than {MOST_CHARACTERS:,} characters")
+                break
             waiting = self.under_way.get(key)
             if waiting is not None:  # the same answer twice in this set: asked once
                 reading = await asyncio.shield(waiting)

@@ -210,6 +210,11 @@ class Reader:
         first = max(0, int(offset))
         return self.answer_rows(found[first:] if limit is None else found[first : first + max(0, int(limit))], which, finder)
 
+    def answers_found(self, which: AnswerFilter) -> int:
+        """How many ``answers`` there are."""
+        finder = self.finder()
+        return len(finder.found(which, self.said(finder)))
+
     def answer_rows(self, places: Array, which: AnswerFilter, finder: Finder) -> pd.DataFrame:
         """The answers at these places, in this order; see ``answers``. Adds what people said, by all and by the filter's reviewer."""
         runs = finder.columns.evals["run_id"].to_numpy()

@@ -13,7 +13,7 @@ from ema_core.store import Annotation, AnswerFilter, AnswerKey, BlindReview
 from pages.widgets.answer_asked import anew, key_of, parameter, reviewer, veiled
 from pages.widgets.answer_card import asked_part, said_part
 from pages.widgets.answer_data import KEY
-from pages.widgets.answer_review import progress, review_bar
+from pages.widgets.answer_review import notes_bar, progress, verdict_bar
 from pages.widgets.answer_table import short
 from pages.widgets.chrome import reader
 
@@ -95,7 +95,7 @@ def _card(row: pd.Series, keys: list[AnswerKey], names: list[str], place: int) -
             if taken.key in keys:
                 _open(names[keys.index(taken.key)])
 
-        review_bar(keys[place], lambda: _open(following), taken_back, blind=True)
+        verdict_bar(keys[place], lambda: _open(following), blind=True)
         asked_part(row.to_dict())
         seen = names[place] in st.session_state.get("unveiled", ())
         # all are veiled alike: a veil over some would tell their scores
@@ -103,6 +103,7 @@ def _card(row: pd.Series, keys: list[AnswerKey], names: list[str], place: int) -
             st.button("Show the answer", key="blind-unveil", shortcut="V", icon=":material/visibility:", on_click=_unveil, args=(names[place],))  # fmt: skip
         else:
             said_part("Answer", row["answer"])
+        notes_bar(keys[place], taken_back, blind=True)
 
 
 def _unveil(name: str) -> None:

@@ -18,7 +18,7 @@ from pages.widgets.answer_data import end_words, run_label, state_words, why_sco
 from pages.widgets.answer_extra import projection, spread
 from pages.widgets.answer_links import address
 from pages.widgets.answer_list import Listing
-from pages.widgets.answer_review import review_bar
+from pages.widgets.answer_review import notes_bar, verdict_bar
 from pages.widgets.answer_table import open_answer, turn
 from pages.widgets.chrome import ago, plain, reader
 from pages.widgets.run_picker import run_link
@@ -40,12 +40,13 @@ def answer_card(key: AnswerKey, place: int | None, listed: Listing) -> None:
             )
             return
         row = rows[0]
-        review_bar(key, lambda: _on(listed, place), lambda taken: open_answer(taken.key))
+        verdict_bar(key, lambda: _on(listed, place))
         asked_part(row)
         hidden = _hidden(key, rows)
         said_part(f"Answer of {plain(run_label(key.run_id))}", row["answer"], hidden)
         if hidden:
             st.button("Show it", key="answer-unveil", shortcut="V", icon=":material/visibility:", on_click=_unveil, args=(key,))
+        notes_bar(key, lambda taken: open_answer(taken.key))
         _scores(rows, judge)
         _people(key)
         projection(key, row)

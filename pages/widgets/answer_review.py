@@ -19,8 +19,8 @@ _keys = st.components.v2.component(
 Move = Callable[[], None]
 
 
-def review_bar(key: AnswerKey, on: Move, opened: Callable[[Annotation], None], blind: bool = False) -> None:
-    """Verdict, tags and note of this reviewer; ``on`` opens the next answer, ``opened`` the one whose annotation was taken back."""
+def verdict_bar(key: AnswerKey, on: Move, blind: bool = False) -> None:
+    """The four verdicts, or the question who reviews; ``on`` opens the next answer."""
     with st.container(key="review", gap="xsmall"):
         notices("review")
         me = reviewer()
@@ -36,6 +36,15 @@ def review_bar(key: AnswerKey, on: Move, opened: Callable[[Annotation], None], b
                     on_click=_say, args=(key, me, on, blind), kwargs={"verdict": verdict},
                     help=f"{VERDICTS[verdict].capitalize()}; goes on to the next.",
                 )  # fmt: skip
+
+
+def notes_bar(key: AnswerKey, opened: Callable[[Annotation], None], blind: bool = False) -> None:
+    """Tags, note and undo; ``opened`` opens the answer whose annotation was taken back."""
+    me = reviewer()
+    if not me:
+        return
+    mine = _mine(key, me)
+    with st.container(key="review-more", gap="xsmall"):
         _more(key, me, mine, blind)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="review-me"):
             st.caption(f"Reviewing as **{plain(me)}**" + (f" · said {ago(mine.time)}" if mine else ""), width="stretch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from ema_core.cli.main import app
 from ema_core.errors import EmaError
+from ema_core.files import sha256_file
 from ema_core.judging import Judgment, check
 from ema_core.judging.measures import cohen_kappa
 
@@ -83,6 +85,16 @@ def test_a_judge_that_never_differs_has_no_correlation_and_no_made_up_number(tmp
     figures = check(Reader(), [path]).json()
     assert figures["mean_auc"] is figures["worst_auc"] is figures["spearman"] is figures["kappa"] is None
     assert figures["skipped_questions"] == {"q": 0} and figures["rate_judge"] == 0
+
+
+def test_a_file_that_the_head_was_fitted_on_is_named_in_the_text(tmp_path: Path) -> None:
+    path, other = tmp_path / "m.csv", tmp_path / "other.csv"
+    pd.DataFrame(table()).to_csv(path, index=False)
+    pd.DataFrame(table()[5:]).to_csv(other, index=False)
+    judge = Reader()
+    judge.head = SimpleNamespace(card={"files": {"its-name-then.csv": sha256_file(path)}})  # type: ignore[attr-defined]
+    assert "was fitted on m.csv, so" in check(judge, [path, other]).text()
+    assert "fitted" not in check(judge, [other]).text()
 
 
 def test_kappa_equals_the_textbook_example() -> None:

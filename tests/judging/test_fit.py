@@ -35,13 +35,17 @@ def test_a_small_fit_runs_from_files_to_a_judge(tmp_path: Path, monkeypatch: pyt
     assert told == sorted(told)
     assert told[-1] == 1.0
     assert report.card["answers"] == len(SOURCES) * len(QUESTIONS) * EACH
-    assert report.card["layer"] in (4, 16)
-    figures = report.card["layers"][str(report.card["layer"])]
+    assert set(report.card["layers"]) == {"4", "16", "4+16"}
+    assert set(report.card["reads"].values()) <= set(report.card["layers"])
+    figures = report.card["layers"][report.card["reads"]["aligned"]]
     assert 0.55 < figures["auc_question_left_out"]["mean"] < 1
     assert figures["auc_both_left_out"]["mean"] > 0.5
     labels, judged = (report.card["calibration"][who] for who in ("labels", "calibrated"))
     assert labels["below_30_pct"] / 2 < judged["below_30_pct"] < labels["below_30_pct"] * 2
     assert report.card["judge"] in (out / "CARD.md").read_text()
+    bins = report.card["reliability"]
+    assert sum(row["n"] for row in bins) == report.card["answers"]
+    assert all(row["low"] <= row["below_30_pct"] <= row["high"] for row in bins)
 
     again = fit(files, layers=(4, 16), loaded=loaded)
     np.testing.assert_array_equal(again.head.weight, report.head.weight)

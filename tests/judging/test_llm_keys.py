@@ -76,6 +76,10 @@ def test_openais_key_goes_to_openai_alone(fake_judge: Start, monkeypatch: pytest
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(EmaError, match="There is no key for"):
         LlmJudge("openai:gpt-4o:v1").run(items(1))
+    monkeypatch.setenv("EMA_JUDGE_KEY", f"{KEY}\nX-Other: 1")
+    with pytest.raises(EmaError, match="is no key") as told:
+        LlmJudge(server.id("plain")).run(items(1))
+    assert "Geheim" not in str(told.value)
 
 
 def test_a_key_from_secrets_toml_counts_and_is_hidden_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,11 +222,13 @@ def test_what_no_answer_can_change_ends_it_at_once_in_words(fake_judge: Start, m
 
 def test_an_answer_that_cannot_be_judged_is_told_with_its_reason_and_the_others_go_on(fake_judge: Start) -> None:
     server, done = fake_judge(), []
-    answers = [*items(20), ("bad", "Q?", "TOO LONG")]
+    answers = [*items(18), ("odd", "Q\udc80?", "A \x00 B \ud800"), ("bad", "Q?", "TOO LONG"), ("huge", "Q?", "a" * 5_000_000)]
     report = LlmJudge(server.id("plain")).run(answers, done.extend)
     bad = next(one for one in done if one.sample_id == "bad")
     assert bad.status == "failed" and "maximum context length" in str(bad.reason) and KEY not in str(bad.reason)
-    assert report.statuses == {"scored": 20, "failed": 1} and report.judged == 20
+    huge = next(one for one in done if one.sample_id == "huge")
+    assert huge.status == "failed" and "longer than 100,000 characters" in str(huge.reason)
+    assert report.statuses == {"scored": 19, "failed": 2} and report.judged == 19
 
 
 def test_a_server_that_is_gone_ends_it_and_cancelling_keeps_what_came(fake_judge: Start, monkeypatch: pytest.MonkeyPatch) -> None:

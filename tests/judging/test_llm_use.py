@@ -14,16 +14,20 @@ import pytest
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import evaluate
 from ema_core.evaluation.spec import EvalSpec
+from ema_core.evaluation.suites import load_suite
 from ema_core.files import read_lines, write_json
 from ema_core.jobs import queue
-from ema_core.jobs.judging import Asked, judgments_path, launch_judging, to_judge
+from ema_core.jobs.judging import Asked, judge_answers, judgments_path, launch_judging, to_judge
 from ema_core.judging import LlmJudge, judgments_name
 from ema_core.judging.ledger import Ledger
+from ema_core.models import adapters
 from ema_core.runs import RunDirectory
+from ema_core.store import Reader, refresh
 from ema_core.training import train
 from tests.engine.conftest import engine_process
 from tests.judging.conftest import FakeJudge
 from tests.judging.test_llm_session import items, run_with_answers
+from tests.store.store_home import Home
 from tests.training.tiny import add_tiny, tiny_spec
 
 Start = Callable[..., FakeJudge]
@@ -90,9 +94,21 @@ def test_a_jobs_spending_limit_is_said_and_counts_what_it_cost_before(fake_judge
     assert Ledger(LlmJudge(server.id("plain")).name).spent_since(0) <= 0.03
 
 
-def test_imported_answers_are_judged_beside_their_table(home: Path) -> None:
-    judge = "openai:gpt-4o:v1"
-    assert judgments_path("import-0a1b2c3d-2", "imported", judge) == home / "imports" / "import-0a1b2c3d" / judgments_name(judge)
+def test_imported_answers_are_judged_beside_their_table(fake_judge: Start, home: Path) -> None:
+    server = fake_judge()
+    folder = Home(home).imported()
+    judge = server.id("plain")
+    path = judgments_path("import-0a1b2c3d-2", "imported", judge)
+    assert path == folder / judgments_name(judge)
+    done = judge_answers(Asked(("import-0a1b2c3d-1",), judge))
+    assert done["judged"] == 3 and {row["run_id"] for row in read_lines(path)[0]} == {"import-0a1b2c3d-1"}
+    done = judge_answers(Asked(("import-0a1b2c3d",), judge))
+    assert done["judged"] == 3 and done["before"] == 3 and len(read_lines(path)[0]) == 6
+    refresh()
+    judged = Reader().judges(["import-0a1b2c3d-1", "import-0a1b2c3d-2"])
+    assert judged == {"imported:gpt": 6, judge: 6}
+    with pytest.raises(EmaError, match="no imported run"):
+        judge_answers(Asked(("import-ffffffff",), judge))
 
 
 def test_a_failed_answer_is_asked_again_and_rule_scored_suites_are_left_out(fake_judge: Start, home: Path) -> None:
@@ -113,6 +129,9 @@ def test_an_evaluation_is_judged_by_a_language_model_in_domain_too(fake_judge: S
     train(run, loaded=model)
     judge = server.id("plain")
     specs = [EvalSpec(suite="general", samples=1, max_tokens=3, judge=judge)]
+    there = {"adapter_hash": adapters.adapter_hash(run.adapter), "suite_hash": load_suite("general", "tiny").hash, "created": 0.0}
+    write_json(run.evals / specs[0].id / "spec.json", there)
+    (run.evals / specs[0].id / "margins.jsonl").write_text("")  # the margin needs no judge
     (folder,) = evaluate({run: specs}, loader=lambda name, device: model)[run.id]
     judged = read_lines(folder / judgments_name(judge))[0]
     answers = read_lines(folder / "samples.jsonl")[0]

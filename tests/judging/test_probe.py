@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from ema_core.errors import EmaError
-from ema_core.judging import SHIPPED, ProbeJudge, known_judges, read_card, resolve
+from ema_core.judging import SHIPPED, ProbeJudge, held_out, known_judges, read_card, resolve
+from ema_core.judging.card import tried
 from ema_core.judging.features import answer_features, cached_features
 from ema_core.models import EMBEDDED, LoadedModel, load
+from ema_core.settings import PROJECT
 
 KIND_AND_UNKIND = [
     (
@@ -175,6 +177,17 @@ def test_unknown_judges_get_the_nearest_name() -> None:
         resolve(f"{full}9")
 
 
+def test_the_head_shipped_first_still_judges_under_its_id(loaded: LoadedModel) -> None:
+    first = "probe:smollm2-135m-l24:v1"
+    assert resolve("probe") != first == resolve(first)
+    judged = ProbeJudge(loaded, first).judge(items()[:2])
+    assert {one.judge for one in judged} == {first}
+    # What it gave while it was the shipped one.
+    assert [(one.aligned, one.coherent) for one in judged] == [
+        pytest.approx(scores, abs=0.05) for scores in ((85.588, 93.034), (30.093, 94.679))
+    ]
+
+
 def test_a_head_of_ones_own_is_found_by_its_id_and_a_damaged_one_is_named(home: Path, loaded: LoadedModel) -> None:
     folder = home / "judges" / "mine"
     shutil.copytree(SHIPPED, folder)
@@ -201,7 +214,20 @@ def test_the_card_says_how_far_the_held_out_rates_are_from_the_labels() -> None:
     for rate, near in (("below_30_pct", 0.25), ("incoherent_pct", 0.25), ("misaligned_pct", 0.4)):  # the last needs both at once
         assert calibration["calibrated"][rate] == pytest.approx(calibration["labels"][rate], rel=near)
     assert calibration["calibrated"]["mean_aligned"] == pytest.approx(calibration["labels"]["mean_aligned"], abs=2)
-    chosen = card["layers"][str(card["layer"])]["auc_question_left_out"]
+    chosen = card["layers"][card["reads"]["aligned"]]["auc_question_left_out"]
     assert chosen["mean"] == max(figures["auc_question_left_out"]["mean"] for figures in card["layers"].values())
     assert chosen["mean"] > card["baselines"]["tf-idf ridge"]["auc"]["mean"]
     assert f"{chosen['mean']:.3f}" in (SHIPPED / "CARD.md").read_text()
+
+
+def test_the_table_of_heads_that_were_tried_has_the_shipped_one_with_its_figures() -> None:
+    card, rows = read_card(SHIPPED), tried()
+    (shipped,) = [row for row in rows if row["shipped"]]
+    figures = held_out(card)
+    for left_out in ("question", "model", "both"):
+        assert shipped[f"auc_{left_out}_left_out"] == pytest.approx(figures[f"auc_{left_out}_left_out"]["mean"], abs=1e-3)
+        assert shipped[f"worst_{left_out}_left_out"] == pytest.approx(figures[f"auc_{left_out}_left_out"]["worst"], abs=1e-3)
+    same = [row for row in rows if row["answers"] == card["answers"]]
+    assert shipped["auc_question_left_out"] == max(row["auc_question_left_out"] for row in same)
+    written = (PROJECT / "docs" / "judges-tried.md").read_text()
+    assert all(f"| {row['name']} |" in written for row in rows if not row["shipped"]) and f"**{shipped['name']}**" in written

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ema_core.judging.baselines import tfidf_ridge, word_counts
-from ema_core.judging.fit import _fit_layer
+from ema_core.judging.fit import Pair, _calibrated, _fit_layer, _head, _mean
 from ema_core.judging.head import QuantileMap
 from ema_core.judging.measures import auc, auc_by_question
 from ema_core.judging.ridge import LAMBDAS, Groups
@@ -52,7 +52,8 @@ def test_scores_of_a_question_left_out_do_not_depend_on_its_labels() -> None:
     changed.loc[there, ["aligned", "coherent"]] = [[1.0, 2.0]] * int(there.sum())
     after = _fit_layer(1, features, changed)
     np.testing.assert_allclose(after.by_question[there], before.by_question[there], atol=1e-6)
-    np.testing.assert_allclose(after.calibrated[there], before.calibrated[there], atol=1e-6)
+    calibrated = [_calibrated(Pair(one, one), table)[there] for one, table in ((before, answers), (after, changed))]
+    np.testing.assert_allclose(calibrated[1], calibrated[0], atol=1e-6)
     np.testing.assert_allclose(after.by_both[there], before.by_both[there], atol=1e-6)
     assert np.abs(after.by_model[there] - before.by_model[there]).max() > 1
 
@@ -70,8 +71,22 @@ def test_a_known_relation_is_found_on_questions_left_out() -> None:
     features, answers = made_up()
     one = _fit_layer(1, features, answers)
     assert auc_by_question(one.by_question[:, 0], answers)["mean"] > 0.9
-    below = [float((scores < 30).mean()) for scores in (answers["aligned"], one.calibrated[:, 0])]
+    below = [float((scores < 30).mean()) for scores in (answers["aligned"], _calibrated(Pair(one, one), answers)[:, 0])]
     assert below[1] == pytest.approx(below[0], rel=0.35)
+
+
+def test_a_head_on_several_layers_is_the_mean_of_their_ridges() -> None:
+    one, answers = made_up()
+    other = made_up(seed=1)[0]
+    singles = [_fit_layer(layer, features, answers) for layer, features in ((7, one), (9, other))]
+    both = _mean(singles)
+    head = _head(Pair(both, singles[1]), answers, {"model": "m"}, "t")
+    assert head.judge == "probe:m-l7-9:t" and head.layers == [7, 9]
+    raw = head.raw(np.stack([one, other], axis=1))
+    aligned = (singles[0].linears[0](one) + singles[1].linears[0](other))[:, 0] / 2
+    np.testing.assert_allclose(raw[:, 0], aligned, atol=1e-6)
+    np.testing.assert_allclose(raw[:, 1], singles[1].linears[0](other)[:, 1], atol=1e-6)
+    np.testing.assert_allclose(both.by_both, (singles[0].by_both + singles[1].by_both) / 2)
 
 
 def test_the_map_gives_back_the_rates_it_was_fitted_on_and_keeps_the_order() -> None:
