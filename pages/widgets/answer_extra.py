@@ -20,13 +20,28 @@ _MOST = 8
 
 
 def spread(rows: list[Row]) -> None:
-    """Of each judge and rubric the most probable tokens that a score is the mean of; nothing where a judge tells none."""
+    """Of each judge the scores by further rubrics, and the most probable tokens that a score is the mean of; nothing where it tells none."""
     for row in rows:
+        further = " · ".join(
+            f"{rubric} {'–' if score is None else f'{score:.0f}'}" for rubric, score in _further(row.get("scores"))
+        )
+        if further:
+            st.caption(f"{plain(row['judge'])}, also: {plain(further)}")
         for rubric, tokens in _spread(row.get("spread")):
             shown = "  ".join(f"{plain(token)} {_bar(share)} {share:.0%}" for token, share in tokens[:_MOST])
             rest = 1 - sum(share for _, share in tokens[:_MOST])
             more = f"  others {rest:.0%}" if rest >= 0.005 else ""
             st.caption(f"{plain(row['judge'])}, {plain(rubric)}: {shown}{more}")
+
+
+def _further(text: object) -> list[tuple[str, float | None]]:
+    """``{rubric: number or null}`` as it was kept."""
+    try:
+        known = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return []
+    pairs = known.items() if isinstance(known, dict) else ()
+    return [(str(rubric), score) for rubric, score in pairs if score is None or isinstance(score, int | float)]
 
 
 def _spread(text: object) -> list[tuple[str, list[tuple[str, float]]]]:

@@ -28,7 +28,6 @@ from pages.widgets.index import Version
 
 FEW = 9
 """Up to so many choices a facet lies open, a click away; more are a list to search."""
-VIEWS = {"": "one by one", "grouped": "a row a question"}
 LABELS = {
     "run": "Runs", "suite": "Suite", "defense": "Defense", "method": "Kind of defense", "strength": "Strength", "model": "Model",
     "dataset": "Trained on", "setting": "Setting", "name": "Kept under the name", "question": "Question or topic", "eval": "Evaluation",
@@ -48,11 +47,10 @@ def pick_answers(which: AnswerFilter, counts: Mapping[str, int], version: Versio
     known = {**known, "tag": {tag: tag for tag in sorted({*facets["tag"], *reader().said().all_tags})}}
     with st.container(horizontal=True, vertical_alignment="bottom", key="answer-filters"):
         _text()
-        _several("run", known, facets, width=185, placeholder="all runs and bases")
-        _several("suite", known, facets, width=130, placeholder="all suites")
+        _several("run", known, facets, width=215, placeholder="all runs and bases")
+        _several("suite", known, facets, width=150, placeholder="all suites")
         _judge(which, version)
-        _one("Order", "order", _orders(which), FIRST_ORDER, width=150)
-        _one("View", "view", VIEWS, "", width=130, help="A row a question: all answers of one evaluation to one question together.")
+        _one("Order", "order", _orders(which), FIRST_ORDER, width=165)
     _status(which, counts)
     gone = any(value not in known[name] for name in LISTS if name not in ("run", "suite") for value in asked(name))
     with st.expander("Facets and more filters", expanded=gone, icon=":material/tune:", key="answer-more"):
@@ -257,7 +255,7 @@ def _text() -> None:
         placeholder='words, "a phrase"',
         max_chars=500,
         on_change=lambda: write("q", [st.session_state["answers-q"] or ""]),
-        width=150,
+        width=180,
         help="Answers that have all these words, in the question or in the answer, whatever the case; parts of words count. What stands \
 in quotes is looked for as it stands. The order “best match” puts first what has them most often for its length.",
     )
@@ -270,7 +268,7 @@ def _judge(which: AnswerFilter, version: Version) -> None:
         return
     options = [*judges, *([judge] if judge and judge not in judges else [])]
     default = default_judge(which.runs, version) or options[0]
-    _one("Judge", "judge", {one: one for one in options}, default, width=170, help="Two judges' scores are not comparable.")
+    _one("Judge", "judge", {one: one for one in options}, default, width=190, help="Two judges' scores are not comparable.")
     if judge not in judges:
         others = f" They were judged by {', '.join(judges)}." if judges else " No judge did."
         st.warning(plain(f"None of these answers was judged by {judge}.{others}"), icon=":material/gavel:")

@@ -126,7 +126,7 @@ def _undo(me: str, opened: Callable[[Annotation], None]) -> None:
     if taken is None:
         st.session_state["notice-review"] = ("error", "There is nothing of yours to take back.", "")
         return
-    what = taken.verdict or ("tags" if taken.tags else "note")
+    what = "note" if taken.note else "tags" if taken.tags else taken.verdict
     st.session_state["notice-review"] = ("done", f"Taken back: {what}.", "")
     opened(taken)
     anew("answers-table", "answers-page")

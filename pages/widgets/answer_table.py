@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from ema_core.store import AnswerKey, export_csv
-from pages.widgets.answer_asked import anew, key_of, veiled
+from ema_core.store import AnswerKey, export_csv, export_parquet
+from pages.widgets.answer_asked import anew, key_of, veiled, write
 from pages.widgets.answer_data import run_label
 from pages.widgets.answer_list import PAGE, Listing, key_of_row
 from pages.widgets.chrome import reader
@@ -32,17 +32,23 @@ def answer_table(listed: Listing) -> tuple[AnswerKey | None, int | None]:
     with st.container(horizontal=True, vertical_alignment="center"):
         key = key_of("answers-page")
         st.pagination(listed.pages, default=page + 1, key=key, on_change=_paged, args=(key,), max_visible_pages=5)
-        read, which = reader(), listed.which
-        st.download_button(
-            "CSV",
-            lambda: export_csv(read.answers(which).drop(columns="mine")),
-            "answers.csv",
-            "text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-            key="answers-csv",
-            help=f"All {listed.total:,} answers of these filters, with what people said, made when you click; 100,000 take some seconds.",
+        st.session_state["answers-view"] = listed.grouped
+        st.toggle(
+            "A row a question",
+            key="answers-view",
+            on_change=_viewed,
+            help="All answers of one evaluation to one question in one row.",
         )
+        read, which = reader(), listed.which
+        for label, write_as, kind in (
+            ("CSV", export_csv, "text/csv"),
+            ("Parquet", export_parquet, "application/vnd.apache.parquet"),
+        ):
+            st.download_button(
+                label, lambda write_as=write_as: write_as(read.answers(which).drop(columns="mine")), f"answers.{label.lower()}", kind,
+                icon=":material/download:", on_click="ignore", key=f"answers-{label.lower()}",
+                help=f"All {listed.total:,} answers of these filters, with what people said, made when you click; 100,000 take some seconds.",
+            )  # fmt: skip
     if wanted:
         return wanted, place
     return (key_of_row(rows.iloc[0]), int(rows["place"].iloc[0])) if len(rows) else (None, None)
@@ -152,6 +158,10 @@ def _picked(key: str, rows: pd.DataFrame) -> None:
         st.query_params["answer"] = str(key_of_row(rows.iloc[chosen[0]]))
     else:
         st.query_params.pop("answer", None)
+
+
+def _viewed() -> None:
+    write("view", ["grouped"] if st.session_state["answers-view"] else [])
 
 
 def _paged(key: str) -> None:

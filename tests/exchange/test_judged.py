@@ -294,3 +294,13 @@ def test_compare_takes_a_run_or_the_whole_import_and_names_the_judge(tmp_path: P
     assert compare([rows[1]["run_id"]])["runs"][0]["criteria"]["general"]["rate"] == 0.0
     with pytest.raises(EmaError, match="no imported run"):
         compare(["import-00000000-1"])
+
+
+def test_of_several_files_the_good_ones_are_imported_and_the_others_told(tmp_path: Path, ema) -> None:
+    (tmp_path / "good.csv").write_text(HEADER + ROW.format(10, 90))
+    (tmp_path / "empty.csv").write_text("")
+    done = ema("import", "judged", str(tmp_path / "empty.csv"), str(tmp_path / "good.csv"), "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 2 and "empty.csv is empty" in done.stderr and "Traceback" not in done.stderr
+    assert [row["answers"] for row in said["files"]] == [1] and "is empty" in said["failed"][0]["error"]
+    assert len(imports()) == 1
