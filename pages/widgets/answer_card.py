@@ -154,9 +154,9 @@ def _scores(rows: list[Row], judge: str | None) -> None:
 def _people(key: AnswerKey) -> None:
     """What persons said, beside the judges."""
     for one in reader().said().about(key):
-        tags = "".join(f" · {tag}" for tag in one.tags)
+        tags = "".join(f" · {plain(tag)}" for tag in one.tags)
         how = ", blind" if one.blind else ""
-        st.caption(f"**{plain(one.reviewer)}**{how}: {one.verdict or 'no verdict'}{plain(tags)}, {ago(one.time)}")
+        st.caption(f"**{plain(one.reviewer)}**{how}: {one.verdict or 'no verdict'}{tags}, {ago(one.time)}")
         if one.note:
             st.text(one.note)
 

@@ -109,8 +109,14 @@ def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -
     """Keep what was said, beside what this reviewer had said of the answer before."""
     try:
         mine = _mine(key, me)
-        before = {"verdict": mine.verdict, "tags": mine.tags, "note": mine.note} if mine else {}
-        annotate(key, me, **{**before, **now}, blind=blind)  # type: ignore[arg-type]
+        before = (
+            {"verdict": mine.verdict, "tags": list(mine.tags), "note": mine.note}
+            if mine
+            else {"verdict": None, "tags": [], "note": ""}
+        )
+        after = {**before, **now}
+        if after != before:  # a run that was interrupted sends a field once more
+            annotate(key, me, blind=blind, **after)  # type: ignore[arg-type]
         if on is not None:
             on()
     except Exception as error:

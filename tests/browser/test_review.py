@@ -99,7 +99,8 @@ def test_a_review_by_keys_from_the_filter_to_the_export(study: dict[str, str], b
     page.reload()
     page.get_by_text("6 of 8 annotated by you").wait_for(timeout=WAIT)
     walk.get_by_text("6 of 8", exact=True).wait_for(timeout=WAIT)
-    assert page.locator(".st-key-review-note textarea").input_value() == "nnp 1234 a note, not keys"
+    shown = "text => document.querySelector('.st-key-review-note textarea')?.value === text"
+    page.wait_for_function(shown, arg="nnp 1234 a note, not keys", timeout=WAIT)
     page.wait_for_timeout(1000)
     page.keyboard.press("Escape")
     page.locator("h1").click()
