@@ -113,7 +113,7 @@ def test_a_review_by_keys_from_the_filter_to_the_export(study: dict[str, str], b
     walk.get_by_text("5 of 8", exact=True).wait_for(timeout=WAIT)  # the answer that the last undo was about
 
     with page.expect_download(timeout=WAIT) as download:
-        page.locator(".st-key-answers-csv button").click()
+        page.get_by_role("button", name="CSV", exact=True).click()
     path = tmp_path / "answers.csv"
     download.value.save_as(path)
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
