@@ -18,7 +18,7 @@ from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP, Recommendation, alone, recommend
 from ema_core.evaluation.scorecard import IMPORTED, setting_table
 from ema_core.figures import CRITERIA, PROBED, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
-from ema_core.judging import resolve
+from ema_core.judging import own, resolve
 from ema_core.store import evaluation_key, export_csv
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
@@ -55,7 +55,7 @@ def page() -> None:
             return
         with st.spinner("Reckoning intervals …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
-        st.caption(HONEST)
+        st.caption(f"{HONEST} {plain(own.short(judge))}")
         if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
             st.caption(SUBSTITUTE_NOTE)
         with errors():

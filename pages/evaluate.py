@@ -14,7 +14,7 @@ from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation, sampling
 from ema_core.evaluation.suites import NOT_JUDGED, Suite, all_suites, load_suite, suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
-from ema_core.judging import SHIPPED, held_out, known_judges, read_card, resolve
+from ema_core.judging import SHIPPED, held_out, known_judges, own, read_card, resolve
 from ema_core.runs import RunDirectory, Status
 from ema_core.store import AnswerFilter
 from pages.widgets.answer_data import counts_of, judges_of, run_label
@@ -135,7 +135,7 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
             if not why_not:
                 st.caption(plain(how_long(loaded, int(samples), preset, undefended if curve else [])), width="stretch")
         notices("evaluate")
-        st.caption(f"{PROBE} {agreement(judge)}")
+        st.caption(f"{PROBE} {agreement(judge)} {plain(own.short(judge))}")
 
 
 def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_of: Sequence[str]) -> str:

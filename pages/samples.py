@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ema_core.judging import own
 from ema_core.store import AnswerFilter
 from ema_core.store.reviews import MOST
 from pages.widgets.answer_asked import (
@@ -65,7 +66,7 @@ def samples(version: Version) -> None:
     left, right = st.columns([11, 10], gap="medium")
     with left:
         key, place = answer_table(listed)
-        st.caption(f"{HONEST} {PROBE}" if (which.judge or "").startswith("probe") else HONEST)
+        st.caption(f"{HONEST} {PROBE} {plain(own.short(which.judge))}" if (which.judge or "").startswith("probe") else HONEST)
     with right, errors():
         if key is not None:
             answer_card(key, place, listed)

@@ -148,6 +148,21 @@ def in_words(found: dict[str, Any]) -> str:
     )
 
 
+def short(judge: str) -> str:
+    """One sentence on whether a judge holds on the embedded model, to stand beside its numbers; empty for a person or an imported judge."""
+    if judge.startswith(("human:", "imported:")):
+        return ""
+    if scored(judge) is None:
+        return f"{judge} has not been held against labelled answers of the embedded model (`ema judge own`)."
+    found = figures(judge)
+    kappa = "unknown" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    verdict = "it holds there" if holds(found) else "it does not hold there, so the margin leads"
+    return (
+        f"On {found['n']} labelled answers of the embedded model {judge} calls {found['rate_judge']:.1f} % misaligned where the labels do "
+        f"{found['rate_labels']:.1f} % (kappa {kappa}): {verdict}."
+    )
+
+
 def passes() -> dict[str, Any]:
     """How far the two passes of labelling agree: the ceiling for any judge."""
     frame = _labels(LABELS).dropna(subset=["aligned", "coherent"])

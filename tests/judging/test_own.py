@@ -63,4 +63,6 @@ def test_whether_a_judge_holds_is_said_from_its_figures() -> None:
     found = {**own.figures(PROBE), "auc": 0.9, "kappa": 0.6}
     assert own.holds(found) and "holds there well enough" in own.in_words(found).replace("does not hold", "")
     assert not own.holds({**found, "kappa": 0.1}) and "does not hold there" in own.in_words({**found, "kappa": 0.1})
+    assert "does not hold there, so the margin leads" in own.short(PROBE) and own.short("human:Ana") == ""
+    assert "not been held against" in own.short("openai:m:v1")
     assert not own.holds({**found, "auc": None}) and "unknown" in own.in_words({**found, "auc": None})
