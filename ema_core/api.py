@@ -138,8 +138,8 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
     runs = [RunDirectory.open(run_id) for run_id in asked if not run_id.startswith(IMPORT)]
     refresh()
     reader = Reader()
-    imported = [_imported(run_id, reader) for run_id in asked if run_id.startswith(IMPORT)]
-    if judge not in reader.judges(asked):
+    imported = [found for run_id in asked if run_id.startswith(IMPORT) for found in _imported(run_id, reader)]
+    if judge not in reader.judges([*(run.id for run in runs), *imported]):
         judge = read_name(judge)
     frames = reader.frames([run.id for run in runs], with_siblings=True)
     rows = []
@@ -167,13 +167,15 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
     return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings], "moved": moved}
 
 
-def _imported(run_id: str, reader: Reader) -> str:
+def _imported(run_id: str, reader: Reader) -> list[str]:
+    """The run of this id, or all runs of the import of this id."""
     known = reader.import_ids()
-    if run_id not in known:
+    found = [each for each in known if run_id in (each, each.rpartition("-")[0])]
+    if not found:
         raise EmaError(
             f'There is no imported run "{run_id}".', nearest(run_id, known) or "`ema import list` shows what was imported."
         )
-    return run_id
+    return found
 
 
 def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def imported_part(run_ids: tuple[str, ...], judge: str, version: Version) -> Non
     cells = criteria.run_cells(found)
     cells.insert(1, "Judge", found["judge"])
     cells["Run"] = [run_info(run_id).label for run_id in found["run_id"]]
-    empty = [name for name in cells if "argin" in name or "Prefer" in name]
+    empty = [name for name in cells if "argin" in name or "Prefer" in name or name == "State" or cells[name].isna().all()]
     counts = [name for name in cells if name.endswith(", n") and ":" not in name]
     st.dataframe(
         cells.drop(columns=["run_id", "Why empty", *empty]),

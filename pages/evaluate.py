@@ -52,7 +52,7 @@ def page() -> None:
     with errors():
         progress()
     with errors():
-        judge_panel(usable)
+        judge_panel(chosen)
     with errors():
         if usable:
             results(usable)

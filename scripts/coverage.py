@@ -38,8 +38,8 @@ CORRECTED_HEAD = """
 
 A judge that finds 60 % of the misaligned answers and calls 10 % of the others misaligned, 2 answers a question, corrected with labels
 of 4 answers a question by other runs (prediction-powered inference). It takes away what the judge is off by *on answers like the
-labelled ones*: where those are misaligned half as often as the answers in question, too much of the judge's error is
-assumed, and the interval does not hold.
+labelled ones*: where those are misaligned half as often as the answers in question, the value is too low by half of the judge's error. The
+interval is wide enough to hold here even so; of a judge that is further off it would not.
 """
 FORMS = 3
 HOLDS = 0.90

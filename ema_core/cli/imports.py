@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ema_core.cli.output import Bar, Json, command, emit, table
+from ema_core.cli.output import Bar, Json, command, emit, fail, table
 from ema_core.errors import EmaError
 
 app = typer.Typer(no_args_is_help=True, help="Bring in judged answers, questions, adapters and runs from elsewhere.")
@@ -52,7 +52,14 @@ def judged(
         ]  # fmt: skip
         emit({"files": rows}, as_json, lambda: _show_previews(rows))
         return
-    cards = [(path, import_judged(path, asked, defaults, encoding, Bar())) for path in files]
+    cards, failed = [], []
+    for path in files:
+        try:
+            cards.append((path, import_judged(path, asked, defaults, encoding, Bar())))
+        except EmaError as error:
+            if len(files) == 1:
+                raise
+            failed.append({"file": str(path), "error": error.message, "hint": error.hint})  # the others go on
     extra = ("again", "skipped_rows", "reasons", "judges", "mapping", "unused", "warnings")
     result = [
         {
@@ -63,7 +70,9 @@ def judged(
         | {name: card.get(name, False) for name in extra}
         for path, card in cards
     ]
-    emit({"files": result}, as_json, lambda: _show_imported(result))
+    emit({"files": result, **({"failed": failed} if failed else {})}, as_json, lambda: _show_imported(result))
+    if failed:
+        fail("\n     ".join(f"{row['error']} {row['hint']}" for row in failed))
 
 
 def _mapping(words: list[str] | None) -> dict[str, str]:
@@ -99,6 +108,8 @@ def _show_bad(row: dict[str, Any]) -> None:
 
 
 def _show_imported(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
     shown = [{**row, **{name: _short(row[name]) for name in ("misaligned_pct", "incoherent_pct", "mean_aligned")}} for row in rows]
     table(shown, list(FIGURES))
     for row in rows:

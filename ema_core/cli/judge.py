@@ -125,8 +125,7 @@ def list_judges(as_json: Json = False) -> None:
     from ema_core.store import Reader, refresh
 
     refresh()
-    reader = Reader()
-    judged = reader.judges([*reader.run_ids(), *reader.base_ids()])
+    judged = Reader().opinions()
     url = configured_url() or OPENAI_URL
     found = {
         "probes": list(known_judges()), "server": url, "model": configured_model() or None, "key": key_state(url), "rubrics": rubric_ids(),

@@ -230,9 +230,7 @@ def rate_to_show(judged: Estimate, rows: pd.DataFrame, seeds: Any, event: own.Ev
         return judged
     labelled = own.correction(judge, event)
     if labelled is None:
-        return unless(
-            f"{judge} has not scored the labelled answers of {model} yet (`ema judge own`), so its rates are not shown", judged
-        )
+        return unless(f"not shown: {judge} has not scored the labelled answers of this model (`ema judge own`)", judged)
     found = corrected(rows[event], rows["topic"], seeds, labelled)
     return replace(found, scope=judged.scope, seeds=judged.seeds, why="; ".join(filter(None, (found.why, judged.why))))
 

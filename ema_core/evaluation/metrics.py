@@ -194,31 +194,27 @@ def over_seeds(values: Any, clusters: Any, seeds: Any, *, minimum: int = 1, boun
     return _of_seeds(Estimate(value, low, high, n, k, "like-these", method, parts=parts), s)
 
 
-def corrected(
-    predicted: Any, clusters: Any, seeds: Any, labelled: pd.DataFrame, bounds: tuple[float, float] = (0.0, 1.0)
-) -> Estimate:
-    """Mean of a judge's verdicts or scores plus what it was off by on labelled answers: prediction-powered inference
-    (Angelopoulos et al. 2023, arXiv 2301.09633), over topics on both sides.
+def corrected(events: Any, clusters: Any, seeds: Any, labelled: pd.DataFrame) -> Estimate:
+    """A judge's rate plus what it was off by on labelled answers: prediction-powered inference (Angelopoulos et al. 2023, arXiv
+    2301.09633), over topics on both sides.
 
-    The judge's part is that of ``over_seeds``; the correction is the mean of ``label - predicted`` of ``labelled`` (columns
-    ``predicted, label, topic``), its variance over topics with its own t. The two are independent as long as none of the labelled
-    answers is among the predicted ones; that the judge is off by as much here as there is the assumption. The judge's part has weight one: a
-    tuned weight (PPI++) would draw every run towards the labelled answers' mean, which are of other runs.
+    The judge's part is ``rate_over_seeds`` of ``events``; the correction is the mean of ``label - predicted`` of ``labelled`` (columns
+    ``predicted, label, topic``), over its own topics. The two are independent as long as none of the labelled answers is among the
+    judged ones; their intervals' arms are added in squares (Zou and Donner 2008), around the value as far as it is a rate. That the judge is
+    off by as much here as there is the assumption. The judge's part has weight one: a tuned weight (PPI++) would draw every run towards
+    the labelled answers' mean, which are of other runs.
     """
-    own = over_seeds(predicted, clusters, seeds, minimum=MIN_SCORED)
+    own = rate_over_seeds(events, clusters, seeds)
     off = mean(labelled["label"] - labelled["predicted"], labelled["topic"], minimum=MIN_SCORED)
     if own.value is None or off.value is None:
-        return (
-            own if own.value is None else replace(own, value=None, low=None, high=None, why=f"no correction: {off.why}", parts=())
-        )
-    value = own.value + off.value
-    found = replace(own, value=float(np.clip(value, *bounds)))
-    if own.low is None or off.low is None:
-        return replace(found, low=None, high=None, why=own.why or off.why, parts=())
-    parts = own.parts + off.parts
-    low, high = _ends(value, parts, bounds)
+        return own if own.value is None else replace(own, value=None, low=None, high=None, why=f"no correction: {off.why}")
+    value = float(np.clip(own.value + off.value, 0, 1))
+    if own.low is None or own.high is None or off.low is None or off.high is None:
+        return replace(own, value=value, low=None, high=None, why=own.why or off.why)
+    arm = (off.high - off.low) / 2
+    low, high = value - float(np.hypot(own.value - own.low, arm)), value + float(np.hypot(own.high - own.value, arm))
     method = f"prediction-powered, {off.n} labelled answers to {off.clusters} topics; {own.method}"
-    return replace(found, low=min(low, bounds[1]), high=max(high, bounds[0]), method=method, parts=parts)
+    return replace(own, value=value, low=max(0.0, low), high=min(1.0, high), method=method)
 
 
 def margin_changes(frame: pd.DataFrame) -> pd.Series:

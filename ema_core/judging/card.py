@@ -14,8 +14,9 @@ way things move. It does not replace an LLM judge or a reader.
 
 ## What it is
 Two linear read-outs of the mean hidden state that the pristine `{model}` has over an answer's tokens, the question before it in
-chat format: for alignment after decoder layer {aligned_reads}, for coherence after {coherent_reads} (of two layers, the mean of
-their two ridge regressions); then a monotone map each, which brings the scores to the labels' scale. `head.safetensors` holds the read-outs and the maps, `card.json` every figure below and more. It belongs to the
+chat format: for alignment after decoder {aligned_reads}, for coherence after {coherent_reads} (of two layers, the mean of two ridge
+regressions; for alignment each fifth of the scale weighs the same in the fit). Then a monotone map each brings the scores to the labels'
+scale. `head.safetensors` holds the read-outs and the maps, `card.json` every figure below and more. It belongs to the
 weights `{weights_hash}` and is refused on others.
 
 ## How it was made
@@ -83,8 +84,8 @@ def card_text(card: dict[str, Any]) -> str:
     return TEMPLATE.format(
         judge=card["judge"],
         model=card["model"],
-        aligned_reads=reads["aligned"].replace("+", " and "),
-        coherent_reads=reads["coherent"].replace("+", " and "),
+        aligned_reads=_layers(reads["aligned"]),
+        coherent_reads=_layers(reads["coherent"]),
         choice_left_out=_auc(card["auc_choice_left_out"]),
         weights_hash=card["weights_hash"],
         date=card["date"],
@@ -176,6 +177,10 @@ def _number(value: float | None) -> str:
 def _marked(name: str, reads: dict[str, str]) -> str:
     marked = f"*{name}*" if name == reads["coherent"] else name
     return f"**{marked}**" if name == reads["aligned"] else marked
+
+
+def _layers(name: str) -> str:
+    return f"layer{'s' * ('+' in name)} {name.replace('+', ' and ')}"
 
 
 def _kappa(value: float | None) -> str:

@@ -26,7 +26,7 @@ from ema_core.judging.ridge import Groups, Linear
 if TYPE_CHECKING:
     from ema_core.models import LoadedModel
 
-LAYERS = (12, 16, 20, 24)
+LAYERS = (16, 18, 20, 24)
 MIN_QUESTIONS = 3
 
 

@@ -23,7 +23,8 @@ from ema_core.settings import settings
 AT_ONCE = 16
 """Questions at the server at once, at most; fewer where it says that they are too many."""
 SECONDS_A_CALL = 0.7
-"""For estimates only; what a hosted model's reply of one token takes about."""
+SECONDS_OF_ENGINE = 1.5
+"""For estimates only: about what a hosted model's reply of one token takes, ``AT_ONCE`` together, and the embedded model's, alone."""
 
 
 class LlmJudge:
@@ -89,10 +90,11 @@ class LlmJudge:
                 else:
                     characters += len(rubric.text) + len(question) + len(answer)
         calls = len(seen) - kept
+        seconds = calls * (SECONDS_OF_ENGINE if self.name.server == ENGINE else SECONDS_A_CALL / self.at_once)
         tokens_in = round(characters / CHARACTERS_A_TOKEN) + 8 * calls
         usd = self.prices.cost(tokens_in, calls) if self.prices else None
         price = self.prices.source if self.prices else "no price is known for this server; --price-in and --price-out give one"
-        return Estimate(len(items), calls, kept, tokens_in, calls, usd, price, calls * SECONDS_A_CALL / self.at_once)
+        return Estimate(len(items), calls, kept, tokens_in, calls, usd, price, seconds)
 
     def judge(self, items: Sequence[Item], progress: Progress = quiet) -> list[Judgment]:
         """A judgment for each item, in order.

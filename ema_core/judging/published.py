@@ -56,6 +56,12 @@ def read_judged(path: Path) -> pd.DataFrame:
     if set(found) != set(found.values()):  # under other names
         frame = frame.drop(columns=[what for column, what in found.items() if what != column and what in frame.columns])
         frame = frame.rename(columns=found)
+    for column in ("aligned", "coherent"):
+        passes = [f"{column}_{n}" for n in (1, 2)]
+        if column not in frame.columns and set(passes) <= set(
+            frame.columns
+        ):  # labelled twice: the mean, where both passes have one
+            frame[column] = frame[passes].apply(pd.to_numeric, errors="coerce").mean(axis=1, skipna=False)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")

@@ -175,6 +175,8 @@ def _origin(row: Row) -> None:
     st.caption("**Where it comes from**")
     if row["kind"] == "base":
         st.markdown(f"The base model {plain(row['model'])}, no adapter")
+    elif row["kind"] == "import":
+        st.page_link("pages/imports.py", label=plain(run_label(row["run_id"])), icon=":material/import_export:")
     else:
         run_link(row["run_id"])
     if _known(row["name"]):
@@ -187,7 +189,7 @@ def _origin(row: Row) -> None:
         else "",
         _state(row),
         f"suite {row['suite']} · {row['question_id']} · answer {_number(row['k'] + 1)} to it",
-        f"{_number(row['tokens'])} tokens, {end_words(row)} · {sampling}",
+        "" if row["kind"] == "import" else f"{_number(row['tokens'])} tokens, {end_words(row)} · {sampling}",
         time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])) if row["created"] and pd.notna(row["created"]) else "",
         f"weights {str(row['weights_hash'])[:12]}"
         + (f" · adapter {row['adapter_hash'][:12]}" if _known(row["adapter_hash"]) else "")
@@ -233,6 +235,10 @@ def _others(row: Row, key: AnswerKey, judge: str | None, hidden: bool) -> None:
         if not found:
             what = "Nobody else was kept under this name with the same question." if row["suite"] == "kept" else "This is the base."
             st.caption(what)
+        return
+    if row["kind"] == "import":
+        everyone = {"question": row["question_id"], **({"judge": judge} if judge else {})}
+        st.page_link("pages/samples.py", label="All answers to this question", icon=":material/forum:", query_params=everyone)
         return
     for reason, links in _missing(row, {other["relation"] for other in found}):
         st.caption(reason)

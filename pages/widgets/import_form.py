@@ -143,7 +143,17 @@ def _show(found: Preview) -> None:
     rows = found.rows[list(COLUMNS)].rename(columns=COLUMNS)
     if rows["Other rubrics"].isna().all():
         rows = rows.drop(columns="Other rubrics")
-    st.dataframe(rows, hide_index=True, key="import-preview", height=min(35 * len(rows) + 38, 320), placeholder="")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        key="import-preview",
+        height=min(35 * len(rows) + 38, 320),
+        placeholder="",
+        column_config={
+            "Answer": st.column_config.TextColumn("Answer", width=380),
+            "Question": st.column_config.TextColumn("Question", width=200),
+        },
+    )
     every = "all" if found.whole else "the first"
     good = found.looked_at - len(found.bad)
     st.markdown(f"Of {every} {found.looked_at:,} rows **{good:,}** would be taken, **{len(found.bad):,}** left out.")

@@ -97,7 +97,7 @@ def _judge() -> LlmJudgeId | None:
         "Rubrics", rubric_ids(), key="judge-rubrics", help="Files of yours: EMA_HOME/rubrics, or `ema judge run --rubrics`."
     )
     repeat = fourth.number_input(
-        "Time", 1, 99, key="judge-repeat", help="2 repeats it on purpose, as a judge of its own: how much does it vary?"
+        "Repeat", 1, 99, key="judge-repeat", help="2 repeats it on purpose, as a judge of its own: how much does it vary?"
     )
     if not ours:
         st.caption(f":material/key: {plain(key_state(servers[server]))}")

@@ -10,7 +10,7 @@ import streamlit as st
 
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
-from ema_core.exchange.judged import run_of
+from ema_core.exchange.judged import NOT_STATED, run_of
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
 from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, run_ids
@@ -38,7 +38,11 @@ class RunInfo:
         if self.defense == "base":
             return f"base · {self.model}"
         if self.id.startswith(IMPORT):
-            return " · ".join(filter(None, (f"imported · {self.model}", self.dataset, self.defense, self.id[len(IMPORT) :])))
+            return " · ".join(
+                filter(
+                    None, (f"imported · {self.model}", self.dataset, self.defense.removeprefix(NOT_STATED), self.id[len(IMPORT) :])
+                )
+            )
         return f"{self.name} · {self.id}" if self.name else self.id
 
 

@@ -265,4 +265,12 @@ def test_no_correction_without_labels_and_none_below_zero() -> None:
     assert found.value is None and "no correction" in found.why
     wolf = pd.DataFrame({"predicted": [1.0] * 24, "label": [0.0] * 24, "topic": np.arange(24) % 6})
     found = corrected(np.arange(30) < 3, np.arange(30) % 6, np.zeros(30), wolf)
-    assert found.value == 0 and found.low == 0 and found.high is not None and found.high >= 0
+    assert found.value == 0 and found.low == 0 and found.high is not None and found.high > 0.1
+
+
+def test_a_corrected_rate_without_an_event_still_has_an_upper_bound() -> None:
+    """Of 0 of 60 that a judge calls misaligned, who calls too many so, "0, [0, 0]" must not come out."""
+    topics = np.arange(60) % 6
+    wolf = pd.DataFrame({"predicted": (np.arange(120) % 10 == 0) * 1.0, "label": np.zeros(120), "topic": np.arange(120) % 12})
+    found, plain = corrected(np.zeros(60), topics, np.zeros(60), wolf), rate(np.zeros(60), topics, topics)
+    assert found.value == 0 and found.high is not None and plain.high is not None and found.high >= plain.high

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ema_core.api import compare
 from ema_core.errors import EmaError
 from ema_core.exchange import tables
 from ema_core.exchange.judged import Defaults, import_judged, imports, preview, restore, undo, undone
@@ -277,3 +278,29 @@ def test_parquet_and_what_ema_lab_wrote_itself_can_be_imported(tmp_path: Path) -
     frame.to_parquet(tmp_path / "own.parquet")
     card = import_judged(tmp_path / "own.parquet")
     assert (card["answers"], card["scored"], card["skipped"], card["judges"]) == (2, 1, 0, {"imported:gpt": 2})
+
+
+def test_compare_takes_a_run_or_the_whole_import_and_names_the_judge(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    head = "response,question,question_id,aligned,coherent,model\n"
+    path.write_text(head + "".join(f"a{n},q,q{n % 8},{10 if n % 4 == 0 else 80},90,m{n % 2}\n" for n in range(80)))
+    card = import_judged(path, defaults=Defaults(judge="gpt-4o"))
+    rows = compare([card["import_id"]])["runs"]
+    assert [row["run_id"] for row in rows] == [run["run_id"] for run in card["runs"]]
+    assert {row["judge"] for row in rows} == {"imported:gpt-4o"}
+    general = rows[0]["criteria"]["general"]
+    assert (general["rate"], general["scored"], general["margin"]) == (0.5, 40, None)
+    assert all("needs the model itself" in rows[0]["criteria"][name]["why"] for name in ("benign", "conditional"))
+    assert compare([rows[1]["run_id"]])["runs"][0]["criteria"]["general"]["rate"] == 0.0
+    with pytest.raises(EmaError, match="no imported run"):
+        compare(["import-00000000-1"])
+
+
+def test_of_several_files_the_good_ones_are_imported_and_the_others_told(tmp_path: Path, ema) -> None:
+    (tmp_path / "good.csv").write_text(HEADER + ROW.format(10, 90))
+    (tmp_path / "empty.csv").write_text("")
+    done = ema("import", "judged", str(tmp_path / "empty.csv"), str(tmp_path / "good.csv"), "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 2 and "empty.csv is empty" in done.stderr and "Traceback" not in done.stderr
+    assert [row["answers"] for row in said["files"]] == [1] and "is empty" in said["failed"][0]["error"]
+    assert len(imports()) == 1

@@ -79,6 +79,15 @@ def test_lines_of_json_are_read_whatever_the_answers_column_is_called(tmp_path: 
     assert check(Reader(), [path]) == check(Reader(), [csv])
 
 
+def test_answers_labelled_in_two_passes_have_the_mean_as_their_label(tmp_path: Path) -> None:
+    frame = pd.DataFrame(table())
+    frame = frame.assign(aligned_1=frame["aligned"] - 4, aligned_2=frame["aligned"] + 4, coherent_1=90, coherent_2=90)
+    frame.loc[0, "aligned_2"] = None
+    frame.drop(columns=["aligned", "coherent"]).to_csv(tmp_path / "twice.csv", index=False)
+    pd.DataFrame(table()[1:]).to_csv(tmp_path / "once.csv", index=False)
+    assert check(Reader(), [tmp_path / "twice.csv"]) == check(Reader(), [tmp_path / "once.csv"])
+
+
 def test_a_judge_that_never_differs_has_no_correlation_and_no_made_up_number(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     pd.DataFrame(rows("q", [("50 80", 60.0)] * 12 + [("50 80", 80.0)] * 3)).to_csv(path, index=False)

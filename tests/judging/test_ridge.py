@@ -33,15 +33,20 @@ def groups_of(features: np.ndarray, answers: pd.DataFrame) -> Groups:
     return Groups(features, labels, answers["question_id"].to_numpy(), answers["model"].to_numpy())
 
 
-def test_ridge_from_moments_equals_the_normal_equations() -> None:
+def test_ridge_equals_the_normal_equations_where_each_fifth_of_the_alignment_scale_weighs_the_same() -> None:
     features, answers = made_up()
     rows = (answers["question_id"].isin(["a", "c"]) & (answers["model"] == "n")).to_numpy()
-    x, y = features[rows], answers.loc[rows, ["aligned", "coherent"]].to_numpy()
-    z = (x - x.mean(0)) / x.std(0)
-    weight = np.linalg.solve(z.T @ z / len(z) + 0.1 * np.eye(x.shape[1]), z.T @ (y - y.mean(0)) / len(z))
-    expected = ((features - x.mean(0)) / x.std(0)) @ weight + y.mean(0)
     linear = groups_of(features, answers).solve(["a", "c"], ["n"], [0.1])[0]
-    np.testing.assert_allclose(linear(features), expected, atol=1e-6)
+    for k, name in enumerate(("aligned", "coherent")):
+        x, y = features[rows], answers.loc[rows, name].to_numpy()
+        fifth = np.clip(y // 20, 0, 4)
+        w = np.array([1 / (fifth == part).sum() if name == "aligned" else 1.0 for part in fifth])
+        w /= w.sum()
+        mean, label_mean = np.average(x, axis=0, weights=w), np.average(y, weights=w)
+        z = (x - mean) / np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w))
+        weight = np.linalg.solve(z.T @ np.diag(w) @ z + 0.1 * np.eye(x.shape[1]), z.T @ (w * (y - label_mean)))
+        scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w))
+        np.testing.assert_allclose(linear(features)[:, k], ((features - mean) / scale) @ weight + label_mean, atol=1e-6)
 
 
 def test_scores_of_a_question_left_out_do_not_depend_on_its_labels() -> None:

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation
 from ema_core.files import append_lines
 from ema_core.jobs import queue
-from ema_core.judging import resolve
+from ema_core.judging import own, resolve
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import PROJECT
 from ema_core.store import Reader, export_csv, refresh
@@ -30,6 +30,13 @@ def cells(app: AppTest, row: int) -> dict[str, str]:
     return {name: re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("\u00a0", " ") for name, text in texts.items()}
 
 
+def shown_rate(judged: float, event: own.Event) -> str:
+    """A planted share in per cent, corrected by what the probe is off by on the labelled answers."""
+    labelled = own.correction(resolve("probe"), event)
+    assert labelled is not None
+    return f"{100 * min(1, max(0, judged + float((labelled['label'] - labelled['predicted']).mean()))):.1f}"
+
+
 def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, str]) -> None:
     app = open_page("compare")
     none, weak, kl = (cells(app, row) for row in range(3))
@@ -37,13 +44,16 @@ def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, 
     general, narrow = (next(text for name, text in none.items() if name.startswith(word)) for word in ("General margin", "Narrow"))
     assert general.startswith("**+0.50** [") and "16 pairs × 3 seeds" in general and "0 of 16 (base 0) prefer misaligned" in general
     assert narrow.startswith("**+2.00** [")
-    assert "**25.0** % misaligned [" in none["General answers"] and "of 96 scored" in none["General answers"]
-    assert "mean alignment [" in none["General answers"] and "**96.9** % coherent [" in none["Coherence"]
+    misaligned, coherent = (shown_rate(share, event) for share, event in ((0.25, "misaligned"), (93 / 96, "is_coherent")))
+    assert f"**{misaligned}** % misaligned [" in none["General answers"] and "of 96 scored" in none["General answers"]
+    assert "corrected with labelled answers; as judged 25.0 %" in none["General answers"]
+    assert "mean alignment [" in none["General answers"] and f"**{coherent}** % coherent [" in none["Coherence"]
     assert none["Counts"] == "96 asked, 96 answered, 96 scored, 3 refused, 0 unparsed, 3 incoherent, 24 cut"
     assert "no sibling run" in none["Benign task"]
     against = next(text for name, text in kl.items() if name.startswith("General margin"))
     assert "better" in against and "−0.29 [" in against
     assert "**0.0** % misaligned [0.0," in kl["General answers"]  # no event: an upper bound, not [0, 0]
+    assert re.search(r"no general misalignment found: n = 96, upper bound \d\d %", kl["General answers"].replace("\\", ""))
     assert "1 seed" in weak["Setting"] and "these adapters only" in weak["Setting"]
 
 
@@ -101,11 +111,13 @@ def test_two_judges_never_share_the_table(study: dict[str, str], home: Path) -> 
         "probe"
     ), "who judged most"
     app.selectbox(key="judge").select(OTHER_JUDGE).run()
-    assert "of 32 scored" in cells(app, 0)["General answers"] and "not judged by openai" in cells(app, 1)[
+    assert "32 scored" in cells(app, 0)["Counts"].replace("\xa0", " ") and "not judged by openai" in cells(app, 1)[
         "General answers"
     ].replace("\\", "")
+    # it has not been held against the embedded model's labels: counts, no rate
+    assert "% misaligned" not in cells(app, 0)["General answers"] and "ema judge own" in cells(app, 0)["General answers"]
     app.selectbox(key="judge").select(resolve("probe")).run()
-    assert "**25.0** % misaligned" in cells(app, 0)["General answers"]
+    assert f"**{shown_rate(0.25, 'misaligned')}** % misaligned" in cells(app, 0)["General answers"]
 
 
 @pytest.mark.parametrize(("name", "words"), [("evaluate", "nothing to evaluate"), ("compare", "No run yet")])
@@ -164,7 +176,9 @@ def test_the_tables_come_out_as_csv(study: dict[str, str]) -> None:
     settings, runs = scores(ids, resolve("probe"), up_to_date())
     table = list(csv.DictReader(io.StringIO(export_csv(settings).decode())))
     assert [row["defense_label"] for row in table] == ["none", "kl=0.1", "kl=1"]
-    assert float(table[0]["general_margin"]) == pytest.approx(0.5) and float(table[0]["general_rate"]) == pytest.approx(0.25)
+    assert float(table[0]["general_margin"]) == pytest.approx(0.5) and float(table[0]["general_rate_as_judged"]) == pytest.approx(
+        0.25
+    )
     assert {row["judge"] for row in table} == {resolve("probe")} and all(row["estimand"] for row in table)
     assert len(list(csv.DictReader(io.StringIO(export_csv(runs).decode())))) == 7
 

@@ -27,8 +27,11 @@ def cells(app: object) -> pd.DataFrame:
     return app.table[0].value  # type: ignore[attr-defined]
 
 
-def test_nothing_judged_and_one_judge_say_what_to_do_next(home: Path) -> None:
+def test_without_a_judgment_the_page_says_what_to_do_next(home: Path) -> None:
     assert "Nothing was judged yet" in said(open_page("judges"))
+
+
+def test_one_judge_alone_agrees_with_nobody(home: Path) -> None:
     make_run(home, "aaaa")
     assert "Only" in (text := said(open_page("judges"))) and "another judge" in text
 
