@@ -38,7 +38,8 @@ def judged(
     as_json: Json = False,
 ) -> None:
     """Import answers with their judgments; the same file a second time adds nothing."""
-    from ema_core.exchange.judged import Defaults, import_judged, preview
+    from ema_core.exchange.judged import import_judged, preview
+    from ema_core.exchange.reading import Defaults
 
     asked, defaults = _mapping(mapping), Defaults(judge, model, dataset, defense, seed, suite)
     if dry:
@@ -189,7 +190,7 @@ _BROUGHT = {"new": "is here now", "there": "was here; evaluations that it lacked
 @command(app, "list")
 def list_imports(as_json: Json = False) -> None:
     """What was imported, and what was undone and can be put back."""
-    from ema_core.exchange.judged import imports, undone
+    from ema_core.exchange.kept import imports, undone
 
     cards, aside = imports(), undone()
 
@@ -206,7 +207,7 @@ def list_imports(as_json: Json = False) -> None:
 @command(app, "undo")
 def undo_import(import_id: str, as_json: Json = False) -> None:
     """Take an import away, with all that was judged on it; `ema import restore` puts it back."""
-    from ema_core.exchange.judged import undo
+    from ema_core.exchange.kept import undo
 
     undo(import_id)
     text = f"{import_id} was taken away; ema import restore {import_id} puts it back"
@@ -216,7 +217,7 @@ def undo_import(import_id: str, as_json: Json = False) -> None:
 @command(app, "restore")
 def restore_import(import_id: str, as_json: Json = False) -> None:
     """Put an import back that was undone."""
-    from ema_core.exchange.judged import restore
+    from ema_core.exchange.kept import restore
 
     restore(import_id)
     emit({"import_id": import_id, "restored": True}, as_json, lambda: typer.echo(f"{import_id} is back"))

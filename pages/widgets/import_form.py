@@ -10,7 +10,8 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.exchange import background
-from ema_core.exchange.judged import Defaults, Preview, import_judged, preview
+from ema_core.exchange.judged import Preview, import_judged, preview
+from ema_core.exchange.reading import Defaults
 from ema_core.exchange.tables import open_table
 from ema_core.files import sha256_bytes, write_atomic
 from ema_core.judging.columns import NAMES, mapping_of

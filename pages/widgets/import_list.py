@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from ema_core.exchange.judged import imports, restore, undo, undone
+from ema_core.exchange.kept import imports, restore, undo, undone
 from pages.widgets.chrome import act, notices, plain
 
 SHOWN = 20

@@ -10,7 +10,8 @@ import streamlit as st
 
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
-from ema_core.exchange.judged import NOT_STATED, run_of
+from ema_core.exchange.kept import run_of
+from ema_core.exchange.reading import NOT_STATED
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
 from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, run_ids

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ema_core.exchange.judged import imports
+from ema_core.exchange.kept import imports
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,9 @@ import pytest
 from ema_core.api import compare
 from ema_core.errors import EmaError
 from ema_core.exchange import tables
-from ema_core.exchange.judged import Defaults, import_judged, imports, preview, restore, undo, undone
+from ema_core.exchange.judged import import_judged, preview
+from ema_core.exchange.kept import imports, restore, undo, undone
+from ema_core.exchange.reading import Defaults
 from ema_core.files import read_json
 from ema_core.judging import judged_folder
 from ema_core.settings import settings

@@ -9,7 +9,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from ema_core.exchange import background
-from ema_core.exchange.judged import import_judged, imports
+from ema_core.exchange.judged import import_judged
+from ema_core.exchange.kept import imports
 from tests.pages.evaluated_home import open_page, said
 
 HEADER = "text,question,question_id,aligned,coherent\n"
