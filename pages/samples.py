@@ -108,7 +108,7 @@ def counted(listed: Listing, counts: dict[str, int], more: str) -> None:
             st.button("Clear filters", key="answers-clear", icon=":material/filter_alt_off:", on_click=clear_filters)
         st.button(
             "Review blind", key="answers-blind", icon=":material/visibility_off:", disabled=not 0 < total <= MOST,
-            on_click=act, args=(start_blind, which, total), kwargs={"slot": "blind"},
+            on_click=act, args=(start_blind, which, total), kwargs={"slot": "blind", "rerun": True},
             help=f"These answers (1 to {MOST:,}) in a shuffled order, without models, defenses, scores and filters; the address can be "
             "sent to others.",
         )  # fmt: skip

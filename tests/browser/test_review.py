@@ -165,6 +165,11 @@ def test_a_blind_review_sends_nothing_that_says_whose_an_answer_is(study: dict[s
     page.goto(f"{app.url}/samples?blind={'0' * 16}")
     page.get_by_text("There is no such blind review").wait_for(timeout=WAIT)
 
+    page.goto(f"{app.url}/samples?status=misaligned&reviewer=Bob")
+    page.get_by_role("button", name="Review blind").click(timeout=WAIT)
+    page.locator(".st-key-blind-walk").wait_for(timeout=WAIT)
+    page.wait_for_url(re.compile(r"/samples\?blind=[0-9a-f]{16}&reviewer=Bob$"), timeout=WAIT)
+
 
 def _body(response) -> bytes:  # type: ignore[no-untyped-def]
     """What a response brought; scripts and fonts of Streamlit itself know nothing of us."""

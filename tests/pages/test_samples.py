@@ -352,3 +352,18 @@ def test_an_answer_of_nothing_and_a_refusal_that_only_the_judge_saw_are_said(stu
     assert "Nothing was said." in text and ":orange-badge[refused]" in text and ":orange-badge[cut]" in text
     assert "stopped by a person" in text and rows(app)["status"][0] == "refused, cut, not scored"
     assert "the judge gave no score (refused)" in app.table[0].value["Judge, and why"][0].replace("\\", "")
+
+
+def test_what_was_scored_as_misaligned_is_veiled_in_a_workshop_until_it_is_clicked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(home, "aaaa", bad=1)
+    assert NASTY in texts(open_page("samples", status="misaligned")), "without a veil it is there"
+    monkeypatch.setenv("EMA_WORKSHOP", "1")
+    app = open_page("samples", status="misaligned")
+    assert NASTY not in texts(app)
+    assert not any("bold" in str(value) for value in rows(app).to_numpy().ravel())
+    app.button(key="answer-unveil").click().run()
+    assert NASTY in texts(app), "this one was asked for"
+    assert NASTY in texts(open_page("samples", status="misaligned", veil="0")), "the address may lift it"
+    assert any(text.startswith("=answer") for text in texts(open_page("samples", status="coherent", order="most aligned")))
