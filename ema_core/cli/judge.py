@@ -39,9 +39,10 @@ def check_judge(
     as_json: Json = False,
 ) -> None:
     """Hold a judge against labelled answers: how it orders them within each question, and how it counts."""
-    from ema_core.judging.check import check
+    from ema_core.judging.check import check, keep
 
     report = check(judge, files, progress=Bar())
+    keep(report)
     emit(report.json(), as_json, lambda: typer.echo(report.text()))
 
 
