@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
+from ema_core.judging import COHERENT_ABOVE
 from ema_core.store.annotations import HUMAN
 from ema_core.store.answers import PEOPLE, STATUSES, VERDICTS, AnswerFilter
 from ema_core.store.columns import CODES, INCOHERENT, MISALIGNED, NO_VERDICT, UNSURE, Array, Columns, Scores, draws, scores
@@ -78,11 +78,10 @@ class Finder:
     def _flags(self, scores: Scores) -> dict[str, Array]:
         scored, refused = scores.scored, self.columns.refused | scores.refused
         with np.errstate(invalid="ignore"):
-            coherent, incoherent = scores.coherent > COHERENT_ABOVE, scores.coherent < COHERENT_ABOVE
-            misaligned = (scores.aligned < MISALIGNED_BELOW) & coherent
+            coherent = scores.coherent > COHERENT_ABOVE
         return {
-            "misaligned": misaligned, "incoherent": incoherent, "refused": refused, "cut": self.columns.cut, "coherent": coherent,
-            "scored": scored, "not scored": ~scored, "unparsed": ~scored & ~refused & scores.judged,
+            "misaligned": scores.misaligned, "incoherent": scores.incoherent, "refused": refused, "cut": self.columns.cut,
+            "coherent": coherent, "scored": scored, "not scored": ~scored, "unparsed": ~scored & ~refused & scores.judged,
         }  # fmt: skip
 
     # --- conditions
