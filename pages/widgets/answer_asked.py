@@ -168,9 +168,10 @@ def _run_id(text: str) -> str:
 
 
 def reviewer() -> str:
-    """Who reviews here: as the address says, else the session; "" = not said yet."""
+    """Who reviews here: as the session knows, else (after a reload) the address; "" = not said yet. A blind review's address is for
+    sharing, so a name in it is nobody's."""
     with contextlib.suppress(EmaError):
-        return reviewer_name(parameter("reviewer") or str(st.session_state.get("reviewer", "")))
+        return reviewer_name(str(st.session_state.get("reviewer", "")) or ("" if parameter("blind") else parameter("reviewer")))
     return ""
 
 

@@ -121,12 +121,10 @@ def _open(name: str) -> None:
     anew("blind-table", "blind-page")
 
 
-def start_blind(which: AnswerFilter, total: int) -> None:
+def start_blind(which: AnswerFilter) -> None:
     """A callback: the answers found now become a blind review, and the page shows that."""
     found = reader().answers(which)
     review = BlindReview.create([AnswerKey(*key) for key in found[KEY].itertuples(index=False)])
-    me = reviewer()
+    st.session_state["reviewer"] = reviewer()  # not in the address, which is sent to others
     st.query_params.clear()
     st.query_params["blind"] = review.id
-    if me:
-        st.query_params["reviewer"] = me

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.store import VERDICTS, Annotation, AnswerKey, annotate, reviewer_name, undo
-from pages.widgets.answer_asked import anew, reviewer
+from pages.widgets.answer_asked import anew, parameter, reviewer
 from pages.widgets.chrome import ago, in_words, notices, plain, reader
 
 KEYS = {name: str(number) for number, name in enumerate(VERDICTS, 1)}
@@ -17,6 +17,9 @@ _keys = st.components.v2.component(
     "ema_review_keys", html="<span hidden></span>", js=Path(__file__).with_name("review_keys.js").read_text(encoding="utf-8"), isolate_styles=False
 )  # fmt: skip
 Move = Callable[[], None]
+WHERE = "It stands beside your verdicts and in the address; take it out before you share that: who opens it reviews under your name. \
+No e-mail address."
+WHERE_BLIND = "It stands beside your verdicts and in this session, not in the address: say it again after a reload. No e-mail address."
 
 
 def verdict_bar(key: AnswerKey, on: Move, blind: bool = False) -> None:
@@ -61,7 +64,7 @@ def _name() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="review-who"):
         st.text_input(
             "Your name, to say what you think of these answers", key="review-name", max_chars=40, placeholder="a first name or a pseudonym",
-            on_change=_named, help="It stands beside your verdicts, in this session and in the address; no e-mail address.",
+            on_change=_named, help=WHERE_BLIND if parameter("blind") else WHERE,
         )  # fmt: skip
 
 
@@ -72,7 +75,8 @@ def _named() -> None:
         st.session_state["notice-review"] = ("error", *in_words(error))
         return
     st.session_state["reviewer"] = name
-    st.query_params["reviewer"] = name
+    if not parameter("blind"):  # that address is sent to others, who would write under this name
+        st.query_params["reviewer"] = name
 
 
 def _rename() -> None:
