@@ -140,9 +140,8 @@ class Finder:
 
     def _apart(self, which: AnswerFilter, said: Said) -> tuple[Array, Array]:
         """How far judge and the other are apart (NaN where one said nothing), and whether that is what the filter asks for."""
-        people = which.against == PEOPLE or any((one or "").startswith(HUMAN) for one in (which.against, which.judge))
         own = self.verdicts(which.judge, said)
-        if not people:
+        if not beside_people(which):
             far = np.abs(self.scores(which.judge).aligned - self.scores(which.against).aligned)
             other = self.verdicts(which.against, said)
             with np.errstate(invalid="ignore"):
@@ -301,6 +300,11 @@ class Finder:
         )
         found["annotated"] = {"mine": mine, "not mine": total - mine, "anybody": any_, "nobody": total - any_}
         return found
+
+
+def beside_people(which: AnswerFilter) -> bool:
+    """Whether one of the two that are held against each other is a person, who gives verdicts and no points: ``apart`` means nothing then."""
+    return which.against == PEOPLE or any((one or "").startswith(HUMAN) for one in (which.against, which.judge))
 
 
 def without_people(which: AnswerFilter) -> AnswerFilter:
