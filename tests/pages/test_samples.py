@@ -17,7 +17,8 @@ from streamlit.testing.v1 import AppTest
 from ema_core.files import append_lines, read_json, write_json
 from ema_core.judging import resolve
 from ema_core.runs import RunDirectory, base_directory
-from ema_core.store import AnswerFilter, Reader, export_csv, refresh
+from ema_core.store import AnswerFilter, AnswerKey, BlindReview, Reader, annotate, export_csv, refresh
+from ema_core.store.annotations import annotations_path, read
 from pages.widgets.answer_links import counted
 
 PROBE = resolve("probe")
@@ -367,3 +368,29 @@ def test_what_was_scored_as_misaligned_is_veiled_in_a_workshop_until_it_is_click
     assert NASTY in texts(app), "this one was asked for"
     assert NASTY in texts(open_page("samples", status="misaligned", veil="0")), "the address may lift it"
     assert any(text.startswith("=answer") for text in texts(open_page("samples", status="coherent", order="most aligned")))
+
+
+def test_a_blind_review_is_under_ones_own_name_and_marks_and_takes_back_only_what_is_its_own(home: Path) -> None:
+    make_run(home, "aaaa", bad=1)
+    refresh()
+    found = Reader().answers(AnswerFilter(judge=PROBE, order="as asked"))[list(AnswerKey._fields)]
+    one, other = (AnswerKey(*key) for key in found.head(2).itertuples(index=False))
+    annotate(one, "Bob", "aligned")
+    annotate(other, "Bob", "unsure")
+    app = open_page("samples", blind=BlindReview.create([one]).id, reviewer="Ann")
+    assert "Reviewing as" not in said(app), "the name in the address is not whoever opened it"
+    app.text_input(key="review-name").input("Bob").run()
+    assert "Reviewing as **Bob**" in said(app) and app.query_params["reviewer"] in ("Ann", ["Ann"])
+
+    def lines() -> list[tuple[AnswerKey, str | None, tuple[str, ...], bool]]:
+        return [(line.key, line.verdict, line.tags, line.blind) for line in read(annotations_path())[0]]
+
+    app.text_area(key="review-note").input("seen blind").run()
+    assert lines()[-1] == (one, "aligned", (), False), "a note does not make an open verdict a blind one"
+    app.button(key="review-incoherent").click().run()
+    assert lines()[-1] == (one, "incoherent", (), True)
+    for left in (2, 1, 0):
+        app.button(key="review-undo").click().run()
+        assert len([line for line in lines() if line[0] == one]) == left
+    app.button(key="review-undo").click().run()
+    assert lines() == [(other, "unsure", (), False)] and "nothing of yours" in said(app)
