@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter
-from ema_core.store.find import Facets
+from ema_core.store.find import Facets, beside_people
 from pages.widgets.answer_asked import (
     FIRST_ORDER,
     LISTS,
@@ -121,9 +121,10 @@ def _against(which: AnswerFilter, version: Version) -> None:
 misaligned, incoherent or neither.")  # fmt: skip
         st.session_state["answers-apart"] = int(which.apart)
         st.number_input(
-            "By points", 0, 100, key="answers-apart", width=110, disabled=not chosen,
+            "By points", 0, 100, key="answers-apart", width=110, disabled=not chosen or beside_people(which),
             on_change=lambda: write("apart", [str(st.session_state["answers-apart"] or "")]),
-            help="With a number: alignment at least so far apart, whatever the verdicts are. 0: another verdict.",
+            help="A person gives no points, so here another verdict is what counts." if beside_people(which) else
+            "With a number: alignment at least so far apart, whatever the verdicts are. 0: another verdict.",
         )  # fmt: skip
     st.session_state["answers-differ"] = which.differ
     st.checkbox(
@@ -186,7 +187,8 @@ def more_in_words(which: AnswerFilter, version: Version) -> str:
         parts += [f"{name} {limit[0]:.0f} to {limit[1]:.0f}"] if limit else []
     parts += [ANNOTATED[which.annotated]] if which.annotated else []
     if which.against:
-        parts.append(f"{f'{which.apart:.0f} points or more from' if which.apart else 'another verdict by'} {which.against}")
+        by_points = which.apart and not beside_people(which)
+        parts.append(f"{f'{which.apart:.0f} points or more from' if by_points else 'another verdict by'} {which.against}")
     parts += ["where runs differ"] if which.differ else []
     parts += [f"a random {which.sample:,} of them, seed {which.seed}"] if which.sample else []
     if which.evals:
