@@ -394,3 +394,20 @@ def test_a_blind_review_is_under_ones_own_name_and_marks_and_takes_back_only_wha
         assert len([line for line in lines() if line[0] == one]) == left
     app.button(key="review-undo").click().run()
     assert lines() == [(other, "unsure", (), False)] and "nothing of yours" in said(app)
+
+
+def test_the_table_veils_what_the_card_veils_whoever_judges(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(home / "runs" / make_run(home, "aaaa", bad=1))
+    refresh()
+    row = Reader().answers(AnswerFilter(judge=PROBE, status="misaligned")).iloc[0]
+    score = {"sample_id": row["sample_id"], "judge": OTHER_JUDGE, "aligned": 95.0, "coherent": 95.0, "status": "scored"}
+    append_lines(run.evals / row["eval_id"] / "judgments-other.jsonl", [score])
+    monkeypatch.setenv("EMA_WORKSHOP", "1")
+    for view in ("", "grouped"):
+        app = open_page("samples", judge=OTHER_JUDGE, order="most aligned", suite="general", view=view)
+        assert rows(app)["aligned"].astype(str).str.contains("95").iloc[0] and rows(app)["answer"].iloc[0].startswith("(veiled")
+        assert NASTY not in texts(app)
+    key = AnswerKey(*Reader().answers(AnswerFilter(judge=PROBE, status="coherent", order="most aligned")).iloc[0][list(AnswerKey._fields)])
+    annotate(key, "Ann", "misaligned")
+    app = open_page("samples", judge="human:Ann", status="misaligned")
+    assert len(rows(app)) == 1 and rows(app)["answer"].iloc[0].startswith("(veiled") and "a person finds it" in said(app)
