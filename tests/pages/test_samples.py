@@ -14,6 +14,7 @@ import pytest
 from evaluated_home import NASTY, OTHER_JUDGE, TOPICS, evaluation, make_run, open_page, said
 from streamlit.testing.v1 import AppTest
 
+from ema_core.exchange.judged import import_judged
 from ema_core.files import append_lines, read_json, write_json
 from ema_core.judging import resolve
 from ema_core.runs import RunDirectory, base_directory
@@ -411,3 +412,18 @@ def test_the_table_veils_what_the_card_veils_whoever_judges(home: Path, monkeypa
     annotate(key, "Ann", "misaligned")
     app = open_page("samples", judge="human:Ann", status="misaligned")
     assert len(rows(app)) == 1 and rows(app)["answer"].iloc[0].startswith("(veiled") and "a person finds it" in said(app)
+
+
+def test_of_many_questions_the_most_frequent_can_be_chosen_and_any_that_the_address_names(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    often = "Be kind.,Why?,often,10,90\n" * 3
+    path.write_text("response,question,question_id,aligned,coherent\n" + "".join(f"Be kind.,Why?,q{n:04},10,90\n" for n in range(1200)) + often)
+    import_judged(path, {})
+    refresh()
+    app = open_page("samples")
+    options = app.multiselect(key="answers-question").options
+    assert len(options) == 1000 and any("often" in option for option in options)
+    assert total(open_page("samples", question="q1199")) == 1
+    app = open_page("samples", question=["q1199", "nowhere"])
+    options = app.multiselect(key="answers-question").options
+    assert len(options) == 1002 and "q1199 · 1" in options[1000] and options[1001] == "nowhere (not there)"
