@@ -121,6 +121,14 @@ SELECT hash(run_id, eval_id, sample_id) AS key, aligned, coherent, coalesce(stat
     coalesce(status = 'refused', false) AS refused
 FROM judgments WHERE judge = $judge
 
+-- name: scores_of
+-- What any judge gave these answers.
+SELECT run_id, eval_id, sample_id, aligned, coherent
+FROM judgments JOIN (
+    SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id, unnest($eval_ids::VARCHAR[]) AS eval_id, unnest($sample_ids::VARCHAR[]) AS sample_id
+) USING (run_id, eval_id, sample_id)
+WHERE run_id IN (SELECT unnest($run_ids::VARCHAR[]))
+
 -- name: answer_keys
 SELECT hash(run_id, eval_id, sample_id) AS key
 FROM (SELECT unnest($run_ids::VARCHAR[]) AS run_id, unnest($eval_ids::VARCHAR[]) AS eval_id, unnest($sample_ids::VARCHAR[]) AS sample_id)
