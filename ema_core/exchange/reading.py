@@ -19,11 +19,11 @@ from ema_core.errors import EmaError
 from ema_core.exchange.tables import Bad, Batch, Table
 from ema_core.judging.columns import RUBRIC, mapping_of
 from ema_core.store.imported import COLUMNS, EVALUATION
+from ema_core.store.rows import NOT_STATED
 
 MAX_RUNS = 2000
 JUDGE = "imported:"
 UNKNOWN = "unknown"
-NOT_STATED = "not stated"
 GROUP = ("run", "evaluation", "model", "dataset", "defense", "seed", "suite")
 """Rows that agree in all of these are one imported run."""
 SAID = {"REFUSAL": "refused", "REFUSED": "refused", "REFUSE": "refused", "CODE": "code"}
