@@ -115,7 +115,9 @@ def preview(
     table = _named(open_table(path, encoding), name)
     reading = Reading(table, f"{IMPORT}preview", defaults, _with_rubrics(table, asked or {}))
     batches = reading.batches()
-    good, bad, share = next(batches)
+    good, bad, share = next(batches, (None, [], 1.0))
+    if good is None:
+        raise EmaError(f"{table.path} has column names and no row.", "Name a file with at least one row.")
     rows = good.slice(0, 20).to_pandas()
     unused = [column for column in table.header if column not in reading.mapping.values()]
     return Preview(
@@ -145,9 +147,9 @@ def _with_rubrics(table: Table, asked: Mapping[str, str]) -> dict[str, str]:
     left = [name for name in dict.fromkeys(table.header) if name and name not in taken and name not in asked.values()]
     if not left:
         return dict(asked)
-    first = next(table.batches(left))
+    first = next(table.batches(left), None)
     found = dict(asked)
-    for name in left:
+    for name in left if first else ():
         values = pd.Series([cell for cell in first.columns[name][:1000] if cell and cell.strip().upper() not in SAID], dtype=object)
         numbers = pd.to_numeric(values, errors="coerce")
         if len(numbers) and numbers.between(0, 100).all() and (numbers % 1 != 0).any():  # a count or an index is whole

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ema_core.api import compare
@@ -306,3 +307,13 @@ def test_of_several_files_the_good_ones_are_imported_and_the_others_told(tmp_pat
     assert done.returncode == 2 and "empty.csv is empty" in done.stderr and "Traceback" not in done.stderr
     assert [row["answers"] for row in said["files"]] == [1] and "is empty" in said["failed"][0]["error"]
     assert len(imports()) == 1
+
+
+def test_a_parquet_file_without_rows_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    columns = [*HEADER.strip().split(","), "temper"]
+    pd.DataFrame({name: pd.Series([], dtype=str) for name in columns}).to_parquet(path)
+    for read in (preview, import_judged):
+        with pytest.raises(EmaError, match="no row"):
+            read(path)
+    assert imports() == []
