@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def _source(path: Path) -> Iterator[tuple[list[str], Callable[[str], IO[bytes]]]
             raise EmaError(f"{path} holds a name twice.", "Get the bundle again.")
         try:
             yield [one.filename for one in members], lambda name: archive.open(name)
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise EmaError(f"{path} is damaged ({error}).", "Get the bundle again.") from None
 
 
