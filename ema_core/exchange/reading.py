@@ -173,7 +173,12 @@ class Reading:
         if not self._trust_ids:
             return pa.array(own, pa.string())
         texts = given.to_pylist()
-        if not self._ids and self.mapping["sample_id"].lower() in ("id", "uuid") and len(set(texts)) < 0.5 * len(texts):
+        told = [
+            each for each in zip(group.tolist(), judge.to_pylist(), texts, why.tolist(), strict=True) if each[2] and each[3] is None
+        ]
+        if (
+            not self._ids and self.mapping["sample_id"].lower() in ("id", "uuid") and len(set(told)) < len(told)
+        ):  # a question's, perhaps
             self._trust_ids = False
             self.warnings.append(f"the column {self.mapping['sample_id']} does not tell answers apart, so it is not used")
             return pa.array(own, pa.string())

@@ -33,6 +33,11 @@ def answers(**which) -> list[str]:
     return Reader().answers(AnswerFilter(order="as asked", **which))["answer"].tolist()
 
 
+def ids_here() -> list[str]:
+    refresh()
+    return Reader().answers(AnswerFilter(order="as asked"))["sample_id"].tolist()
+
+
 def published() -> list[tuple[str, list[float]]]:
     """The table of the README beside the published files."""
     readme = judged_folder() / "README.md"
@@ -317,3 +322,14 @@ def test_a_parquet_file_without_rows_is_refused_in_words(tmp_path: Path) -> None
         with pytest.raises(EmaError, match="no row"):
             read(path)
     assert imports() == []
+
+
+def test_an_id_that_is_a_questions_takes_no_answer_away(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "id," + HEADER.replace("question_id,", "") + "".join(f"q{n // 2},a{n},What {n // 2}?,10,90\n" for n in range(20))
+    )
+    card = import_judged(path)
+    assert (card["answers"], card["skipped"]) == (20, 0) and "does not tell answers apart" in card["warnings"][0]
+    path.write_text("id," + HEADER.replace("question_id,", "") + "".join(f"s{n},a{n},What?,40,90\n" for n in range(20)))
+    assert not import_judged(path)["warnings"] and "s7" in ids_here()
