@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,13 @@ from ema_core.exchange.tables import Bad, Table, open_table
 from ema_core.files import disk_errors, sha256_file, swept, write_json
 from ema_core.judging import is_incoherent, is_misaligned
 from ema_core.judging.columns import RUBRIC, mapping_of
+from ema_core.judging.judgment import Progress, quiet
 from ema_core.runs import IMPORT
 from ema_core.settings import settings, writable
 from ema_core.store.imported import CARD, COLUMNS, ROWS
 
 FIRST_BAD = 100
 """So many rows that were left out are listed on the card; all are counted."""
-Progress = Callable[[float, str], None]
-
-
-def quiet(share: float, what: str) -> None:
-    """No progress is shown."""
 
 
 @dataclass(frozen=True)

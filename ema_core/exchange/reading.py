@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from ema_core.datasets.refusal import REFUSAL_WORDS, is_refusal
 from ema_core.errors import EmaError
 from ema_core.exchange.tables import Bad, Batch, Table
+from ema_core.files import sha256_bytes
 from ema_core.judging.columns import RUBRIC, mapping_of
 from ema_core.store.imported import COLUMNS, EVALUATION
 from ema_core.store.rows import NOT_STATED
@@ -297,15 +298,11 @@ def _ids_of(questions: pa.Array) -> pa.Array:
     return _mapped(
         questions,
         lambda text: (
-            " ".join(text.split()) if len(text) <= 200 else f"{' '.join(text[:180].split())} … ({len(text)}, {hash_of(text)})"
+            " ".join(text.split())
+            if len(text) <= 200
+            else f"{' '.join(text[:180].split())} … ({len(text)}, {sha256_bytes(text.encode())[:8]})"
         ),
     )
-
-
-def hash_of(text: str) -> str:
-    from hashlib import sha256
-
-    return sha256(text.encode()).hexdigest()[:8]
 
 
 def _topics(question_ids: pa.Array) -> pa.Array:
