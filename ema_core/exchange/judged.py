@@ -26,7 +26,6 @@ from ema_core.files import disk_errors, sha256_file, swept, write_json
 from ema_core.judging import is_incoherent, is_misaligned
 from ema_core.judging.columns import RUBRIC, mapping_of
 from ema_core.judging.judgment import Progress, quiet
-from ema_core.runs import IMPORT
 from ema_core.settings import settings, writable
 from ema_core.store.imported import CARD, COLUMNS, ROWS
 
@@ -109,7 +108,7 @@ def preview(
         EmaError: it cannot be read, or lacks a column that is needed.
     """
     table = _named(open_table(path, encoding), name)
-    reading = Reading(table, f"{IMPORT}preview", defaults, _with_rubrics(table, asked or {}))
+    reading = Reading(table, "", defaults, _with_rubrics(table, asked or {}))
     batches = reading.batches()
     good, bad, share = next(batches, (None, [], 1.0))
     if good is None:

@@ -19,6 +19,7 @@ from ema_core.errors import EmaError
 from ema_core.exchange.tables import Bad, Batch, Table
 from ema_core.files import sha256_bytes
 from ema_core.judging.columns import RUBRIC, mapping_of
+from ema_core.runs import IMPORT
 from ema_core.store.imported import COLUMNS, EVALUATION
 from ema_core.store.rows import NOT_STATED
 
@@ -46,7 +47,8 @@ class Defaults:
 
 
 class Reading:
-    """One file being read with one mapping: rows are checked batch by batch and become rows of the index."""
+    """One file being read with one mapping: rows are checked batch by batch and become rows of the index. A judge that nobody named is
+    one of this import alone; without an ``import_id``, in a preview, the two have no number yet."""
 
     def __init__(self, table: Table, import_id: str, defaults: Defaults, asked: Mapping[str, str]) -> None:
         self.table, self.import_id, self.defaults = table, import_id, defaults
@@ -68,6 +70,7 @@ class Reading:
         self._ids: dict[tuple[int, str], str | set[str]] = {}  # by whom judged; mostly one
         self._trust_ids = self.mapping.get("sample_id", "") != ""
         self.warnings: list[str] = []
+        self._unnamed = f"{UNKNOWN}-{import_id.removeprefix(IMPORT)}" if import_id else UNKNOWN
 
     def batches(self) -> Any:
         """Each batch as ``(table of good rows, rows left out, share of the file)``."""
@@ -110,7 +113,7 @@ class Reading:
             else:
                 scores[target], said[target] = np.full(len(why), np.nan), np.full(len(why), "unparsed", dtype=object)
         group = self._group(columns, why)
-        judge = _judges(columns.get("judge", nothing), self.defaults.judge)
+        judge = _judges(columns.get("judge", nothing), self.defaults.judge or self._unnamed)
         sample_id = self._sample_ids(columns.get("sample_id", nothing), batch.rows, group, judge, why)
         keep = np.array([reason is None for reason in why], dtype=bool)
         bad = [(batch.rows[index], str(why[index])) for index in np.flatnonzero(~keep)]
@@ -311,7 +314,7 @@ def _topics(question_ids: pa.Array) -> pa.Array:
 
 
 def _judges(texts: pa.Array, default: str) -> pa.Array:
-    named = judge_id(default or UNKNOWN)
+    named = judge_id(default)
     found = _mapped(texts, lambda text: judge_id(text) if text.strip() else named)
     return pc.fill_null(found, named)
 

@@ -87,5 +87,7 @@ def test_compare_shows_an_imported_run_by_the_judge_it_came_with(home: Path, tab
     app = open_page("compare", run=card["runs"][0]["run_id"])
     assert not app.exception and not app.error
     frame = app.dataframe[0].value
-    assert frame["Judge"].tolist() == ["imported:unknown"] and frame["Misaligned, %"].tolist() == [100.0]
+    assert frame["Judge"].tolist() == [f"imported:unknown-{card['import_id'].removeprefix('import-')}"] and frame[
+        "Misaligned, %"
+    ].tolist() == [100.0]
     assert "needs the model itself" in said(app)
