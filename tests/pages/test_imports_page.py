@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,28 @@ def test_compare_shows_an_imported_run_by_the_judge_it_came_with(home: Path, tab
         "Misaligned, %"
     ].tolist() == [100.0]
     assert "needs the model itself" in said(app)
+
+
+def test_a_second_import_is_not_begun_while_one_is_at_work_and_says_so(
+    home: Path, table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = open_page("imports")
+    app.text_input(key="import-path").set_value(str(table)).run()
+    next(box for box in app.selectbox if box.key.startswith("map-response")).set_value("text").run()
+    go_on = threading.Event()
+
+    def broken(progress: Callable[[float, str], None]) -> dict:
+        go_on.wait(60)
+        raise ValueError("odd")
+
+    work = background.start("import-judged", "theirs.csv", broken)
+    try:
+        app.button(key="import-start").click().run()
+        assert "theirs.csv is being imported; some-model_narrow.csv was not begun" in said(app).replace("\\", "")
+    finally:
+        go_on.set()
+    until = time.monotonic() + 60
+    while not work.over and time.monotonic() < until:
+        time.sleep(0.05)
+    background.forget("import-judged")
+    assert "odd" in work.error and "ValueError: odd" in caplog.text and imports() == []
