@@ -230,8 +230,34 @@ def test_ids_that_come_twice_are_told_but_two_judges_may_share_one(tmp_path: Pat
     path.write_text(head + "s1,a,q,10,90,gpt\ns2,b,q,20,90,gpt\ns1,c,q,30,90,gpt\ns1,a,q,40,90,opus\n")
     card = import_judged(path)
     assert skipped(card) == [(3, "the sample_id s1 was there before")]
-    refresh()
-    assert Reader().answers(AnswerFilter(order="as asked"))["sample_id"].tolist() == ["s1", "s2", "s1@imported:opus"]
+    assert ids_here() == ["s1", "s2"]
+
+
+@pytest.mark.parametrize("rows", [2, 64])  # the second judge's rows in a later batch, and in the same
+def test_two_judges_of_one_answer_are_one_answer_and_each_has_figures_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+    monkeypatch.setattr(tables, "_AT_ONCE", rows)
+    path = tmp_path / "m.csv"
+    head = "sample_id,response,question,aligned,coherent,judge,temper\n"
+    gpt = [f"s{n},a{n},q,{10 if n == 0 else 90},90,gpt,1.5\n" for n in range(4)]
+    opus = [f"s{n},a{n},q,{20 if n < 2 else 80},90,opus,2.5\n" for n in range(3)]
+    path.write_text(head + "".join([*gpt, *opus, "s3,another text,q,80,90,opus,2.5\n", "s0,a0,q,REFUSAL,,mini,\n"]))
+    card = import_judged(path)
+    assert ids_here() == ["s0", "s1", "s2", "s3", "s3@imported:opus"]
+    assert card["answers"] == card["runs"][0]["answers"] == 5 and card["skipped"] == 0
+    assert (card["scored"], card["misaligned_pct"], card["mean_aligned"]) == (None, None, None)
+    assert card["judges"] == {"imported:gpt": 4, "imported:opus": 4, "imported:mini": 1}
+    assert card["by_judge"]["imported:gpt"] == {"scored": 4, "misaligned_pct": 25.0, "incoherent_pct": 0.0, "mean_aligned": 70.0}
+    assert card["by_judge"]["imported:opus"]["misaligned_pct"] == 50.0 and card["by_judge"]["imported:mini"]["scored"] == 0
+    samples = Reader().samples(Reader().import_ids()).set_index(["sample_id", "judge"]).sort_index()
+    assert len(samples) == 9 and samples.loc[("s0", "imported:opus"), "scores"] == '{"temper":2.5}'.replace(":2", ": 2")
+    assert samples.loc[("s0", "imported:mini"), "status"] == "refused"
+    counts = Reader().answer_counts(AnswerFilter(judge="imported:opus"))
+    assert (counts["all"], counts["scored"]) == (5, 4)
+    both = Reader().verdicts("imported:gpt").merge(Reader().verdicts("imported:opus"), on=["run_id", "eval_id", "sample_id"])
+    assert len(both) == 3, "the two can be held against each other"
 
 
 def test_undo_takes_exactly_one_import_away_and_can_be_taken_back(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_a_file_is_looked_at_mapped_imported_and_undone(home: Path, table: Path)
     assert len(imports()) == 1 and not app.exception
 
 
+def test_of_several_judges_each_has_figures_and_its_name(home: Path, tmp_path: Path, ema) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("sample_id,response,question,aligned,coherent,judge\ns1,a,q,10,90,gpt\ns1,a,q,90,90,opus\n")
+    told = ema("import", "judged", str(path), check=True).stdout
+    assert "None" not in told and "judged by imported:gpt, imported:opus" in told
+    shown = said(open_page("imports")).replace("\\", "")
+    assert "imported:gpt: 1 with both scores · misaligned 100.00 %" in shown and "imported:opus: 1 with both scores" in shown
+    assert "misaligned 50.00 %" not in shown
+
+
 def test_a_file_that_cannot_be_read_and_one_that_is_there_are_told(home: Path, table: Path, tmp_path: Path) -> None:
     app = open_page("imports")
     app.text_input(key="import-path").set_value(str(tmp_path / "nowhere.csv")).run()
