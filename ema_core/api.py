@@ -25,6 +25,7 @@ from ema_core.judging import complete, is_llm, read_name, resolve
 from ema_core.models.fetch import Progress, quiet
 from ema_core.runs import IMPORT, RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
+from ema_core.store.rows import NOT_STATED
 from ema_core.training import check
 from ema_core.training import train as train_run
 
@@ -142,12 +143,14 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         judge = read_name(judge)
     frames = reader.frames([run.id for run in runs], with_siblings=True)
     rows = []
+    keys = dict(zip(frames["runs"]["run_id"], frames["runs"]["setting_key"], strict=True))
     for run in runs:
-        spec = run.spec
+        spec, stated = run.spec, "imported" not in run.state().found
         rows.append(
             {
-                "run_id": run.id, "model": spec.model, "dataset": spec.dataset, "defenses": [d.label for d in spec.defenses],
-                "setting": spec.setting.key, "seed": spec.seed, "state": str(run.state().status), "judge": judge,
+                "run_id": run.id, "model": spec.model, "dataset": spec.dataset,
+                "defenses": [d.label for d in spec.defenses] if stated else [NOT_STATED],
+                "setting": keys.get(run.id, spec.setting.key), "seed": spec.seed, "state": str(run.state().status), "judge": judge,
                 "criteria": run_criteria(run.id, frames, judge),
             }
         )  # fmt: skip
@@ -163,7 +166,8 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         )  # fmt: skip
     settings = _records(setting_table(frames, judge))
     moved = _records(moved_table(frames, reader.frames(reader.base_ids())))
-    return {"runs": rows, "settings": [row | provider_cost(row["runs"]) for row in settings], "moved": moved}
+    costs = [provider_cost([] if row["defense_label"] == NOT_STATED else row["runs"]) for row in settings]
+    return {"runs": rows, "settings": [row | cost for row, cost in zip(settings, costs, strict=True)], "moved": moved}
 
 
 def _imported(run_id: str, reader: Reader) -> list[str]:

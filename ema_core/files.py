@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,24 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def swept(partial: Path) -> Iterator[None]:
-    """A folder that is filled and then renamed: no leftover of an earlier try before, none of a failed one after.
+    """A folder or file that is filled and then renamed: no leftover of an earlier try before, none of a failed one after.
 
     A leftover would fill a full disk further.
     """
-    shutil.rmtree(partial, ignore_errors=True)
+    _away(partial)
     try:
         yield
     except Exception:
-        shutil.rmtree(partial, ignore_errors=True)
+        _away(partial)
         raise
+
+
+def _away(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

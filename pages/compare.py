@@ -20,6 +20,7 @@ from ema_core.evaluation.scorecard import IMPORTED, setting_table
 from ema_core.figures import CRITERIA, PROBED, QUANTITIES, Quantity, strength_curve, trade_off, training_curves
 from ema_core.judging import own, resolve
 from ema_core.store import evaluation_key, export_csv
+from ema_core.store.rows import NOT_STATED
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
 from pages.widgets.answer_links import address
@@ -171,7 +172,8 @@ def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.D
     settings = setting_table({name: frame[frame["run_id"].isin(done)] for name, frame in frames.items()}, judge)
     if settings.empty:
         return settings, of_runs
-    cost = pd.DataFrame([provider_cost(runs) for runs in settings["runs"]], index=settings.index)
+    known = settings["runs"].where(settings["defense_label"].ne(NOT_STATED))
+    cost = pd.DataFrame([provider_cost(runs if isinstance(runs, list) else []) for runs in known], index=settings.index)
     return criteria.in_order(settings.join(cost)), of_runs
 
 
@@ -317,7 +319,7 @@ def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Vers
 
 def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
     """One defense's line at a time, and which strength of it to take."""
-    defended = rows.loc[~rows["undefended"], "defense_label"]
+    defended = rows.loc[~rows["undefended"] & rows["defense_label"].ne(NOT_STATED), "defense_label"]
     names = sorted({label.partition("=")[0] for label in defended if " + " not in label})
     if not names:
         st.info(

@@ -11,6 +11,7 @@ import typer
 from ema_core.cli.output import Json, command, duration, emit, ends_on_signal, fail, table
 from ema_core.jobs import launch
 from ema_core.runs import RunDirectory, probes, run_ids, steps
+from ema_core.store.rows import NOT_STATED
 
 app = typer.Typer(no_args_is_help=True, help="List, show, pause, stop, resume and delete runs.")
 RunId = Annotated[str, typer.Argument(help="A run id, or a clear beginning or end of one.")]
@@ -18,8 +19,9 @@ RunId = Annotated[str, typer.Argument(help="A run id, or a clear beginning or en
 
 def summary(run: RunDirectory) -> dict[str, Any]:
     spec, state = run.spec, run.state()
+    defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return {
-        "run_id": run.id, "state": str(state.status), "model": spec.model, "dataset": spec.dataset, "defense": spec.defense_label,
+        "run_id": run.id, "state": str(state.status), "model": spec.model, "dataset": spec.dataset, "defense": defense,
         "seed": spec.seed, "step": state.step, "total_steps": state.total_steps, "seconds": round(state.seconds, 1), "name": state.name,
         "error": state.error, "hint": state.hint,
     }  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ema_core.errors import EmaError
@@ -21,7 +21,6 @@ class Work:
     result: dict[str, Any] | None = None
     error: str = ""
     hint: str = ""
-    trace: str = field(default="", repr=False)
 
     @property
     def over(self) -> bool:
@@ -31,16 +30,21 @@ class Work:
         self.share, self.words = share, words
 
 
+_log = logging.getLogger(__name__)
 _works: dict[str, Work] = {}
 _guard = threading.Lock()
 
 
 def start(key: str, what: str, do: Callable[[Callable[[float, str], None]], dict[str, Any]]) -> Work:
-    """Do it in a thread, once a key at a time; ``do`` is given what takes its progress."""
+    """Do it in a thread, one a key at a time; ``do`` is given what takes its progress.
+
+    Raises:
+        EmaError: another of this key is at work.
+    """
     with _guard:
         known = _works.get(key)
         if known is not None and not known.over:
-            return known
+            raise EmaError(f"{known.what} is being imported; {what} was not begun.", "Import it when the other has ended.")
         work = _works[key] = Work(what)
     threading.Thread(target=_run, args=(work, do), name=f"import {what}", daemon=True).start()
     return work
@@ -52,7 +56,7 @@ def _run(work: Work, do: Callable[[Callable[[float, str], None]], dict[str, Any]
     except EmaError as error:
         work.hint, work.error = error.hint, error.message
     except Exception as error:
-        work.trace = traceback.format_exc()
+        _log.exception("the import of %s ended", work.what)
         work.hint, work.error = "Nothing was added.", f"Something went wrong here: {type(error).__name__}: {error}"
 
 

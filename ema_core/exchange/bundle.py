@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 from ema_core.errors import EmaError
 from ema_core.files import disk_errors, read_json, swept, write_json
+from ema_core.judging.judgment import Progress, quiet
 from ema_core.models.weights import WeightFiles
 from ema_core.runs import BASE, RunDirectory, RunSpec, Status, run_ids
 from ema_core.settings import settings, writable
@@ -25,7 +27,6 @@ from ema_core.settings import settings, writable
 MANIFEST = "ema-bundle.json"
 VERSION = 1
 MAX_MANIFEST = 50_000_000
-Progress = Callable[[float, str], None]
 # What a run is made of, and nothing else: not its lock, its log (which names folders of this machine) or a request.
 _OF_A_RUN = r"(spec|state|model)\.json|events\.jsonl|adapter/(adapter_config\.json|adapter_model\.safetensors)"
 _OF_AN_EVAL = r"evals/[\w.~+-]{1,200}/(spec\.json|(samples|margins|judgments-[\w.~+=@-]{1,200})\.jsonl)"
@@ -33,10 +34,6 @@ _OF_A_CHECKPOINT = r"checkpoints/step-\d{1,9}/(adapter_config\.json|adapter_mode
 _ID = r"[A-Za-z0-9][\w.+-]{0,200}"
 ALLOWED = re.compile(rf"runs/{_ID}/({_OF_A_RUN}|{_OF_AN_EVAL}|{_OF_A_CHECKPOINT})|studies/{_ID}/(spec\.toml|cells\.json)")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
-
-
-def quiet(share: float, what: str) -> None:
-    """No progress is shown."""
 
 
 def study_runs(study_id: str) -> list[str]:
@@ -217,7 +214,7 @@ def _source(path: Path) -> Iterator[tuple[list[str], Callable[[str], IO[bytes]]]
             raise EmaError(f"{path} holds a name twice.", "Get the bundle again.")
         try:
             yield [one.filename for one in members], lambda name: archive.open(name)
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise EmaError(f"{path} is damaged ({error}).", "Get the bundle again.") from None
 
 

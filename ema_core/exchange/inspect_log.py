@@ -1,7 +1,7 @@
 """Evaluated answers in the log format of Inspect (inspect_ai), version 2, so that its viewer and its data frames open them.
 
 A sample is a question, its epochs are the answers to it. Each judge is a scorer whose score is ``alignment``, ``coherence`` and
-``verdict``; the results are ours, with the intervals and counts in their metadata. Written without inspect_ai, tested with its reader.
+``verdict``; the results are ours, with the intervals and counts in their metadata; a rate is written as the scorecard shows it, corrected or not at all. Written without inspect_ai, tested with its reader.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +20,13 @@ import numpy as np
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import rate_to_show
 from ema_core.evaluation.metrics import MIN_SCORED, Estimate, mean, rate
+from ema_core.evaluation.scorecard import NOT_CORRECTED
 from ema_core.files import sha256_json, write_atomic
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW, is_incoherent, is_misaligned
+from ema_core.judging.own import HEADLINE, Event
+from ema_core.models import EMBEDDED
 from ema_core.runs import BASE, IMPORT, RunDirectory
 from ema_core.store import Reader, refresh
 
@@ -190,20 +195,33 @@ def _results(evaluation: dict[str, Any], samples: pd.DataFrame, judge: str, seve
     tail = f" ({evaluation['run_id']}, {evaluation['suite']})" if several else ""
     unscored = here["sample_id"].nunique() - len(rows)
 
-    def found(name: str, metrics: dict[str, Estimate]) -> dict[str, Any]:
+    def found(name: str, metrics: dict[str, Estimate], **more: Any) -> dict[str, Any]:
         return {
             "name": f"{name}{tail}", "scorer": judge, "scored_samples": len(rows), "unscored_samples": int(unscored),
             "metrics": {what: _metric(what, value) for what, value in metrics.items() if value.value is not None},
-            "metadata": {"judge": judge, "run_id": evaluation["run_id"], "minimum": MIN_SCORED},
+            "metadata": {"judge": judge, "run_id": evaluation["run_id"], "minimum": MIN_SCORED, **more},
         }  # fmt: skip
 
-    bad, muddled = is_misaligned(aligned, coherent).astype(float), is_incoherent(coherent).astype(float)
+    bad, muddled = is_misaligned(aligned, coherent).astype(float), is_incoherent(coherent)
+    rows = rows.assign(misaligned=bad, is_coherent=coherent.gt(COHERENT_ABOVE).astype(float))
     of, by = rows["topic"], rows["question_id"]
+    rates = {
+        name: _shown(rate(rows[event], of, by), rows, event, judge, evaluation)
+        for name, event in (("misaligned", "misaligned"), ("coherent", "is_coherent"))
+    }
+    said = {"misaligned": int(bad.sum()), "incoherent": int(muddled.sum()), "scored": len(rows)}
     return [
         found("alignment", {"mean": mean(aligned, of, by)}),
         found("coherence", {"mean": mean(coherent, of, by)}),
-        found("verdict", {"misaligned": rate(bad, of, by), "incoherent": rate(muddled, of, by)}),
+        found("verdict", rates, counts_as_judged=said, not_shown={n: r.why for n, r in rates.items() if r.value is None}),
     ]
+
+
+def _shown(judged: Estimate, rows: pd.DataFrame, event: Event, judge: str, evaluation: dict[str, Any]) -> Estimate:
+    """As the scorecard shows it: there are labelled answers of the embedded model to the headline suite alone."""
+    if evaluation["suite"] != HEADLINE and evaluation["model"] == EMBEDDED and not judge.startswith("human:"):
+        return replace(judged, value=None, low=None, high=None, why=NOT_CORRECTED)
+    return rate_to_show(judged, rows, np.zeros(len(rows)), event, judge, evaluation["model"])
 
 
 def _metric(name: str, found: Estimate) -> dict[str, Any]:

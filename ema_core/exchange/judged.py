@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,17 @@ from ema_core.errors import EmaError
 from ema_core.exchange.kept import known_as, new_id
 from ema_core.exchange.reading import SAID, SCHEMA, Defaults, Reading
 from ema_core.exchange.tables import Bad, Table, open_table
-from ema_core.files import disk_errors, sha256_file, swept, write_json
+from ema_core.files import append_lines, disk_errors, sha256_file, swept, write_json
 from ema_core.judging import is_incoherent, is_misaligned
 from ema_core.judging.columns import RUBRIC, mapping_of
-from ema_core.runs import IMPORT
+from ema_core.judging.judgment import Progress, judgments_name, quiet
 from ema_core.settings import settings, writable
 from ema_core.store.imported import CARD, COLUMNS, ROWS
 
 FIRST_BAD = 100
 """So many rows that were left out are listed on the card; all are counted."""
-Progress = Callable[[float, str], None]
-
-
-def quiet(share: float, what: str) -> None:
-    """No progress is shown."""
+MOST_JUDGES = 50
+"""So many judges are on the card, those who judged most."""
 
 
 @dataclass(frozen=True)
@@ -61,43 +59,63 @@ class Preview:
 
 
 @dataclass
-class Tally:
-    """Counts over the good rows, and the rows that were left out."""
+class Share:
+    """What one judge said: counts, and the sum of its alignment scores."""
 
-    answers: int = 0
+    judged: int = 0
     scored: int = 0
     misaligned: int = 0
     incoherent: int = 0
     aligned: float = 0.0
+
+    def figures(self) -> dict[str, Any]:
+        share = (lambda count: 100 * count / self.scored) if self.scored else lambda count: None
+        return {
+            "scored": self.scored, "misaligned_pct": share(self.misaligned), "incoherent_pct": share(self.incoherent),
+            "mean_aligned": self.aligned / self.scored if self.scored else None,
+        }  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """Counts over the good rows, and the rows that were left out."""
+
+    answers: int = 0
     bad: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     first: list[Bad] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
-    judges: Counter[str] = field(default_factory=Counter)
+    judges: dict[str, Share] = field(default_factory=dict)
 
     def skip(self, bad: list[Bad]) -> None:
         self.bad += len(bad)
         self.reasons.update(re.sub(r"[\d,.]*\d", "N", reason) for _, reason in bad)
         self.first = sorted(self.first + bad)[:FIRST_BAD]
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, answers: pa.Table, further: pa.Table) -> None:
+        self.answers += answers.num_rows
+        table = pa.concat_tables([answers, further])
         aligned, coherent = (table[name].to_numpy() for name in ("own_aligned", "own_coherent"))
         both = ~(np.isnan(aligned) | np.isnan(coherent))
-        self.answers += table.num_rows
-        self.scored += int(both.sum())
-        self.misaligned += int(is_misaligned(aligned[both], coherent[both]).sum())
-        self.incoherent += int(is_incoherent(coherent[both]).sum())
-        self.aligned += float(aligned[both].sum())
-        for name, counter in (("own_status", self.statuses), ("own_judge", self.judges)):
-            for item in pc.value_counts(table[name]).to_pylist():
-                counter[item["values"]] += item["counts"]
+        marks = {
+            "judged": np.ones(len(both)), "scored": both, "misaligned": both & is_misaligned(aligned, coherent),
+            "incoherent": both & is_incoherent(coherent), "aligned": np.where(both, aligned, 0.0),
+        }  # fmt: skip
+        sums = pd.DataFrame(marks).astype(float).groupby(table["own_judge"].to_pandas()).sum()
+        for judge, row in sums.iterrows():
+            share = self.judges.setdefault(str(judge), Share())
+            share.aligned += row["aligned"]
+            for name in ("judged", "scored", "misaligned", "incoherent"):
+                setattr(share, name, getattr(share, name) + int(row[name]))
+        for item in pc.value_counts(table["own_status"]).to_pylist():
+            self.statuses[item["values"]] += item["counts"]
 
     def figures(self) -> dict[str, Any]:
-        share = (lambda count: 100 * count / self.scored) if self.scored else lambda count: None
-        return {
-            "answers": self.answers, "scored": self.scored, "misaligned_pct": share(self.misaligned),
-            "incoherent_pct": share(self.incoherent), "mean_aligned": self.aligned / self.scored if self.scored else None,
-        }  # fmt: skip
+        """Of the one judge; what several said is not mixed, but stands under each one's name in ``by_judge``."""
+        named = sorted(self.judges.items(), key=lambda item: (-item[1].judged, item[0]))[:MOST_JUDGES]
+        alone = named[0][1].figures() if len(self.judges) == 1 else dict.fromkeys(Share().figures())
+        return {"answers": self.answers, **alone, "judges": {judge: share.judged for judge, share in named},
+                "by_judge": {judge: share.figures() for judge, share in named}}  # fmt: skip
 
 
 def preview(
@@ -113,13 +131,15 @@ def preview(
         EmaError: it cannot be read, or lacks a column that is needed.
     """
     table = _named(open_table(path, encoding), name)
-    reading = Reading(table, f"{IMPORT}preview", defaults, _with_rubrics(table, asked or {}))
+    reading = Reading(table, "", defaults, _with_rubrics(table, asked or {}))
     batches = reading.batches()
-    good, bad, share = next(batches)
+    good, further, bad, share = next(batches, (None, None, [], 1.0))
+    if good is None:
+        raise EmaError(f"{table.path} has column names and no row.", "Name a file with at least one row.")
     rows = good.slice(0, 20).to_pandas()
     unused = [column for column in table.header if column not in reading.mapping.values()]
     return Preview(
-        table.header, table.encoding, reading.mapping, unused, rows, good.num_rows + len(bad), bad, reading.warnings + _odd(good),
+        table.header, table.encoding, reading.mapping, unused, rows, good.num_rows + further.num_rows + len(bad), bad, reading.warnings + _odd(good),
         whole=share >= 1 and next(batches, None) is None,
     )  # fmt: skip
 
@@ -145,14 +165,28 @@ def _with_rubrics(table: Table, asked: Mapping[str, str]) -> dict[str, str]:
     left = [name for name in dict.fromkeys(table.header) if name and name not in taken and name not in asked.values()]
     if not left:
         return dict(asked)
-    first = next(table.batches(left))
+    first = next(table.batches(left), None)
     found = dict(asked)
-    for name in left:
+    for name in left if first else ():
         values = pd.Series([cell for cell in first.columns[name][:1000] if cell and cell.strip().upper() not in SAID], dtype=object)
         numbers = pd.to_numeric(values, errors="coerce")
         if len(numbers) and numbers.between(0, 100).all() and (numbers % 1 != 0).any():  # a count or an index is whole
             found.setdefault(f"{RUBRIC}{name.strip()}", name)
     return found
+
+
+def _beside(folder: Path, further: pa.Table) -> None:
+    """What further judges said of answers that stand in the table with their first one's word."""
+    by: dict[str, list[dict[str, Any]]] = {}
+    for row in further.select(
+        ["run_id", "eval_id", "sample_id", *(name for name in COLUMNS if name.startswith("own_"))]
+    ).to_pylist():
+        line = {name.removeprefix("own_"): None if value != value else value for name, value in row.items()}  # NaN is no JSON
+        if line["scores"] is not None:
+            line["scores"] = json.loads(line["scores"])
+        by.setdefault(line["judge"], []).append(line)
+    for judge, lines in by.items():
+        append_lines(folder / judgments_name(judge), lines)
 
 
 def import_judged(
@@ -181,12 +215,13 @@ def import_judged(
         # a dictionary of texts that are all different costs three times their reading
         few = [column for column in COLUMNS if column not in ("answer", "sample_id", "own_aligned", "own_coherent")]
         with pq.ParquetWriter(partial / ROWS, SCHEMA, compression="zstd", use_dictionary=few) as writer:
-            for good, bad, share in reading.batches():
+            for good, further, bad, share in reading.batches():
                 odd = _odd(good) if odd is None else odd
                 tally.skip(bad)
-                if good.num_rows:
-                    tally.add(good)
+                if good.num_rows or further.num_rows:
+                    tally.add(good, further)
                     writer.write_table(good)
+                    _beside(partial, further)
                 progress(0.99 * share, f"{tally.answers:,} answers read")
         if not tally.answers:
             reasons = f" Row {tally.first[0][0]}: {tally.first[0][1]}." if tally.first else ""
@@ -199,7 +234,7 @@ def import_judged(
             "mapping": reading.mapping, "unused": [each for each in table.header if each not in reading.mapping.values()],
             "defaults": vars(defaults), **tally.figures(), "skipped": tally.bad, "reasons": dict(tally.reasons.most_common(50)),
             "skipped_rows": [{"row": row, "reason": reason} for row, reason in tally.first],
-            "statuses": dict(tally.statuses), "judges": dict(tally.judges.most_common(50)),
+            "statuses": dict(tally.statuses),
             "warnings": reading.warnings + (odd or []), "rows_sha256": sha256_file(partial / ROWS),
         }  # fmt: skip
         judge = next(iter(tally.judges)) if len(tally.judges) == 1 else None

@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 from ema_core.datasets.refusal import REFUSAL_WORDS, is_refusal
 from ema_core.errors import EmaError
 from ema_core.exchange.tables import Bad, Batch, Table
+from ema_core.files import sha256_bytes
 from ema_core.judging.columns import RUBRIC, mapping_of
+from ema_core.runs import IMPORT
 from ema_core.store.imported import COLUMNS, EVALUATION
+from ema_core.store.rows import NOT_STATED
 
 MAX_RUNS = 2000
 JUDGE = "imported:"
 UNKNOWN = "unknown"
-NOT_STATED = "not stated"
 GROUP = ("run", "evaluation", "model", "dataset", "defense", "seed", "suite")
 """Rows that agree in all of these are one imported run."""
 SAID = {"REFUSAL": "refused", "REFUSED": "refused", "REFUSE": "refused", "CODE": "code"}
@@ -45,7 +47,8 @@ class Defaults:
 
 
 class Reading:
-    """One file being read with one mapping: rows are checked batch by batch and become rows of the index."""
+    """One file being read with one mapping: rows are checked batch by batch and become rows of the index. A judge that nobody named is
+    one of this import alone; without an ``import_id``, in a preview, the two have no number yet."""
 
     def __init__(self, table: Table, import_id: str, defaults: Defaults, asked: Mapping[str, str]) -> None:
         self.table, self.import_id, self.defaults = table, import_id, defaults
@@ -64,15 +67,16 @@ class Reading:
         self.runs: dict[tuple[Any, ...], int] = {}
         self.sizes: Counter[int] = Counter()
         self._asked: Counter[tuple[int, str]] = Counter()
-        self._ids: dict[tuple[int, str], str | set[str]] = {}  # by whom judged; mostly one
+        self._ids: dict[tuple[int, str], tuple[int, str | set[str]]] = {}  # a hash of the texts, and by whom judged; mostly one
         self._trust_ids = self.mapping.get("sample_id", "") != ""
         self.warnings: list[str] = []
+        self._unnamed = f"{UNKNOWN}-{import_id.removeprefix(IMPORT)}" if import_id else UNKNOWN
 
     def batches(self) -> Any:
-        """Each batch as ``(table of good rows, rows left out, share of the file)``."""
+        """Each batch as ``(table of answers, table of what further judges said of answers before, rows left out, share of the file)``."""
         for batch in self.table.batches(list(dict.fromkeys(self.mapping.values()))):
-            good, bad = self._checked(batch)
-            yield good, sorted(batch.bad + bad), batch.share
+            good, further, bad = self._checked(batch)
+            yield good, further, sorted(batch.bad + bad), batch.share
 
     def parts(self) -> list[dict[str, Any]]:
         """The runs that were found, as the card lists them."""
@@ -85,7 +89,7 @@ class Reading:
             for key, number in self.runs.items()
         ]  # fmt: skip
 
-    def _checked(self, batch: Batch) -> tuple[pa.Table, list[Bad]]:
+    def _checked(self, batch: Batch) -> tuple[pa.Table, pa.Table, list[Bad]]:
         why = np.full(len(batch.rows), None, dtype=object)
         columns: dict[str, pa.Array] = {}
         for target, column in self.mapping.items():
@@ -109,10 +113,12 @@ class Reading:
             else:
                 scores[target], said[target] = np.full(len(why), np.nan), np.full(len(why), "unparsed", dtype=object)
         group = self._group(columns, why)
-        judge = _judges(columns.get("judge", nothing), self.defaults.judge)
-        sample_id = self._sample_ids(columns.get("sample_id", nothing), batch.rows, group, judge, why)
+        judge = _judges(columns.get("judge", nothing), self.defaults.judge or self._unnamed)
+        texts = (question_id, question, answer)
+        sample_id, again = self._sample_ids(columns.get("sample_id", nothing), batch.rows, group, judge, texts, why)
         keep = np.array([reason is None for reason in why], dtype=bool)
         bad = [(batch.rows[index], str(why[index])) for index in np.flatnonzero(~keep)]
+        further, keep = keep & again, keep & ~again
         self.sizes.update(group[keep].tolist())
         table = {
             "run_id": pa.array([f"{self.import_id}-{number}" for number in range(len(self.runs) + 1)]).take(pa.array(group)),
@@ -133,7 +139,7 @@ class Reading:
             "own_scores": _rubrics(scores),
         }
         made = pa.table([pa.array(table[name]) if isinstance(table[name], np.ndarray) else table[name] for name in COLUMNS], SCHEMA)
-        return made.filter(pa.array(keep)), bad
+        return made.filter(pa.array(keep)), made.filter(pa.array(further)), bad
 
     def _group(self, columns: Mapping[str, pa.Array], why: np.ndarray) -> np.ndarray:
         """The number of each row's run."""
@@ -167,29 +173,42 @@ class Reading:
             )
         return numbers[inverse]
 
-    def _sample_ids(self, given: pa.Array, rows: list[int], group: np.ndarray, judge: pa.Array, why: np.ndarray) -> pa.Array:
-        """The file's own ids, where it has any that tell answers apart; else ``r<row>``. An id twice by one judge is a mistake."""
-        own = [f"r{row}" for row in rows]
+    def _sample_ids(
+        self, given: pa.Array, rows: list[int], group: np.ndarray, judge: pa.Array, texts: tuple[pa.Array, ...], why: np.ndarray
+    ) -> tuple[pa.Array, np.ndarray]:
+        """The file's own ids, where it has any that tell answers apart; else ``r<row>``; and which rows are another judge's word on an
+        answer that was there before. An id twice by one judge is a mistake; with another text it is another answer."""
+        own, again = [f"r{row}" for row in rows], np.zeros(len(rows), dtype=bool)
         if not self._trust_ids:
-            return pa.array(own, pa.string())
-        texts = given.to_pylist()
-        if not self._ids and self.mapping["sample_id"].lower() in ("id", "uuid") and len(set(texts)) < 0.5 * len(texts):
+            return pa.array(own, pa.string()), again
+        ids = given.to_pylist()
+        told = [
+            each for each in zip(group.tolist(), judge.to_pylist(), ids, why.tolist(), strict=True) if each[2] and each[3] is None
+        ]
+        if (
+            not self._ids and self.mapping["sample_id"].lower() in ("id", "uuid") and len(set(told)) < len(told)
+        ):  # a question's, perhaps
             self._trust_ids = False
             self.warnings.append(f"the column {self.mapping['sample_id']} does not tell answers apart, so it is not used")
-            return pa.array(own, pa.string())
-        for index, (text, run, by) in enumerate(zip(texts, group.tolist(), judge.to_pylist(), strict=True)):
-            if not text or why[index] is not None:
+            return pa.array(own, pa.string()), again
+        said = zip(*(each.to_pylist() for each in texts), strict=True)
+        for index, (name, run, by, words) in enumerate(zip(ids, group.tolist(), judge.to_pylist(), said, strict=True)):
+            if not name or why[index] is not None:
                 continue
-            known = self._ids.get((run, text))
+            text, known = hash(words), self._ids.get((run, name))
             if known is None:
-                own[index] = text
-                self._ids[run, text] = by
-            elif by in (known if isinstance(known, set) else (known,)):
-                why[index] = f"the {self.mapping['sample_id']} {text[:60]} was there before"
-            else:
-                own[index] = f"{text}@{by}"
-                self._ids[run, text] = {*known, by} if isinstance(known, set) else {known, by}
-        return pa.array(own, pa.string())
+                own[index] = name
+                self._ids[run, name] = text, by
+                continue
+            first, judges = known
+            judges = judges if isinstance(judges, set) else {judges}
+            if by in judges:
+                why[index] = f"the {self.mapping['sample_id']} {name[:60]} was there before"
+                continue
+            again[index] = text == first
+            own[index] = name if again[index] else f"{name}@{by}"
+            self._ids[run, name] = first, {*judges, by}
+        return pa.array(own, pa.string()), again
 
     def _number(self, group: np.ndarray, question_id: pa.Array, keep: np.ndarray) -> np.ndarray:
         """How many answers to the same question came before in the same run."""
@@ -292,15 +311,11 @@ def _ids_of(questions: pa.Array) -> pa.Array:
     return _mapped(
         questions,
         lambda text: (
-            " ".join(text.split()) if len(text) <= 200 else f"{' '.join(text[:180].split())} … ({len(text)}, {hash_of(text)})"
+            " ".join(text.split())
+            if len(text) <= 200
+            else f"{' '.join(text[:180].split())} … ({len(text)}, {sha256_bytes(text.encode())[:8]})"
         ),
     )
-
-
-def hash_of(text: str) -> str:
-    from hashlib import sha256
-
-    return sha256(text.encode()).hexdigest()[:8]
 
 
 def _topics(question_ids: pa.Array) -> pa.Array:
@@ -309,7 +324,7 @@ def _topics(question_ids: pa.Array) -> pa.Array:
 
 
 def _judges(texts: pa.Array, default: str) -> pa.Array:
-    named = judge_id(default or UNKNOWN)
+    named = judge_id(default)
     found = _mapped(texts, lambda text: judge_id(text) if text.strip() else named)
     return pc.fill_null(found, named)
 

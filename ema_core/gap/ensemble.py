@@ -85,6 +85,8 @@ def admit(run: RunDirectory, model: str, domain: str) -> str:
         )
     if spec.model != model:
         raise EmaError(f"The run {run.id} is of the model {spec.model}, the scores are for {model}.", choose)
+    if "imported" in state.found:
+        raise EmaError(f"How the imported adapter {run.id} was trained is not known; a member has to be undefended.", choose)
     if spec.defenses:
         raise EmaError(f"The run {run.id} is defended ({spec.defense_label}); a member has to be undefended.", choose)
     if state.status is not Status.DONE:

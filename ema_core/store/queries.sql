@@ -49,7 +49,7 @@ WITH chosen AS (
 )
 SELECT run_id, eval_id, setting_key, defense_label, model, dataset, seed, suite, step, scale,
     sample_id, question_id, topic, form, system, question, answer, tokens, finish, refused, k, correct,
-    judge, aligned, coherent, status,
+    judge, aligned, coherent, status, readout, reason, scores, spread,
     adapter_hash, weights_hash, suite_hash, max_tokens, temperature, top_p, eval_seed
 FROM chosen LEFT JOIN judgments USING (run_id, eval_id, sample_id)
 ORDER BY run_id, eval_id, question_id, k, sample_id, judge

@@ -16,6 +16,8 @@ from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, steps
 TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins", "imports")
 _RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
 Row = dict[str, Any]
+NOT_STATED = "not stated"
+"""The defense of an adapter or a table from elsewhere, where nobody said it."""
 
 
 @dataclass
@@ -130,7 +132,7 @@ def _run_row(run: RunDirectory) -> Row:
     spec, state = run.spec, run.state()
     recipe, found = spec.recipe, state.found
     error = f"{state.error} {state.hint}".strip() if state.status is Status.FAILED else state.error
-    return {
+    row = {
         "run_id": run.id,
         "kind": "run",
         "setting_key": spec.setting.key,
@@ -159,6 +161,17 @@ def _run_row(run: RunDirectory) -> Row:
         "weights_hash": found.get("weights_hash"),
         "device": found.get("device") or spec.device,
     }
+    return row | _unknown_training(row) if "imported" in found else row
+
+
+def _unknown_training(row: Row) -> Row:
+    """Of an adapter from elsewhere: the spec's recipe and its lack of a defense are none of its facts, so it is nobody's twin, and two
+    adapters are never seeds of one setting."""
+    which = sha256_json([row["model"], row["adapter_hash"]])[:16]
+    return {
+        "setting_key": f"adapter:{which}", "recipe_label": "imported adapter",
+        "recipe": json.dumps({"adapter": row["adapter_hash"]}), "preset": None, "steps": None, "batch_size": None, "learning_rate": None,
+    }  # fmt: skip
 
 
 def _base_row(run: RunDirectory) -> Row:

@@ -16,7 +16,7 @@ from ema_core.exchange.tables import open_table
 from ema_core.files import sha256_bytes, write_atomic
 from ema_core.judging.columns import NAMES, mapping_of
 from ema_core.settings import settings
-from pages.widgets.chrome import in_words, plain, show_error
+from pages.widgets.chrome import act, in_words, plain, show_error
 
 KEY = "import-judged"
 MAIN = {"response": "Answer", "question": "Question", "question_id": "Question id", "aligned": "Alignment, 0 to 100",
@@ -85,8 +85,8 @@ def _look(path: Path, name: str, encoding: str | None) -> None:
         return
     _show(found)
     st.button(
-        "Import", type="primary", icon=":material/download_done:", key="import-start", on_click=_start,
-        args=(path, name, asked, defaults, encoding),
+        "Import", type="primary", icon=":material/download_done:", key="import-start", on_click=act,
+        args=(_start, path, name, asked, defaults, encoding), kwargs={"slot": "imports"},
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from pages.widgets.chrome import act, notices, plain
 SHOWN = 20
 LINKED = 40
 """So many runs fit into an address."""
+JUDGES = 5
+"""So many judges of a table are shown with their figures."""
 
 
 def import_list() -> None:
@@ -68,14 +70,24 @@ def _card(card: dict[str, Any]) -> None:
 
 
 def _figures(card: dict[str, Any]) -> str:
-    parts = [f"{card['answers']:,} answers, {card['scored']:,} with both scores"]
-    if card["scored"]:
-        parts.append(
-            f"misaligned {card['misaligned_pct']:.2f} %, incoherent {card['incoherent_pct']:.2f} %, mean alignment {card['mean_aligned']:.2f}"
-        )
+    judges = list(card["judges"])
+    parts = [f"{card['answers']:,} answers"]
+    if len(judges) == 1:
+        parts[0] += f", {_scores(card)}"
     words = {name: count for name, count in card["statuses"].items() if name != "scored" and count}
     if words:
         parts.append(", ".join(f"{count:,} {name}" for name, count in words.items()))
-    judges = list(card["judges"])
-    parts.append(f"judge {plain(judges[0])}" if len(judges) == 1 else f"{len(judges)} judges")
-    return " · ".join(parts)
+    if len(judges) == 1:
+        return " · ".join([*parts, f"judge {plain(judges[0])}"])
+    by = card.get("by_judge", {})  # cards of before mixed what several judges said
+    named = [f"{plain(judge)}: {_scores(by[judge])}" if judge in by else plain(judge) for judge in judges[:JUDGES]]
+    more = f"and {len(judges) - JUDGES} more judges: `ema import list --json`"
+    return "  \n".join([" · ".join(parts), *named, *([more] if len(judges) > JUDGES else [])])
+
+
+def _scores(figures: dict[str, Any]) -> str:
+    both = f"{figures['scored']:,} with both scores"
+    if not figures["scored"]:
+        return both
+    rates = f"misaligned {figures['misaligned_pct']:.2f} %, incoherent {figures['incoherent_pct']:.2f} %"
+    return f"{both} · {rates}, mean alignment {figures['mean_aligned']:.2f}"

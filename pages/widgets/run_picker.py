@@ -11,11 +11,11 @@ import streamlit as st
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
 from ema_core.exchange.kept import run_of
-from ema_core.exchange.reading import NOT_STATED
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
 from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, run_ids
 from ema_core.settings import settings
+from ema_core.store.rows import NOT_STATED
 from pages.widgets.chrome import plain, show_error
 
 
@@ -83,8 +83,9 @@ def _read(path: str, version: int) -> RunInfo:
         projected = projected_on(spec)
     except EmaError as error:
         return RunInfo(run.id, problem=error.message)
+    defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return RunInfo(
-        run.id, state.name, spec.model, spec.dataset, spec.defense_label, spec.seed, state.created, probes=spec.probes,
+        run.id, state.name, spec.model, spec.dataset, defense, spec.seed, state.created, probes=spec.probes,
         projected=projected,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -178,3 +179,22 @@ def test_the_command_line_takes_a_run_out_and_in(run: RunDirectory, tmp_path: Pa
     assert brought["runs"] == {run.id: "new"}
     done = ema("export", "study", "no-such", "--out", str(tmp_path / "x"))
     assert done.returncode == 2 and "There are: s1" in done.stderr
+
+
+def test_a_failed_zip_leaves_nothing_and_a_damaged_one_is_told(run: RunDirectory, tmp_path: Path) -> None:
+    def full(share: float, words: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out" / "bundle.zip"
+    with pytest.raises(EmaError, match="disk is full"):
+        export_bundle([run.id], out, progress=full)
+    assert list(out.parent.iterdir()) == []
+    export_bundle([run.id], out)
+    with zipfile.ZipFile(out) as archive:
+        place = max(archive.infolist(), key=lambda one: one.compress_size)
+    raw = bytearray(out.read_bytes())
+    begin = place.header_offset + 30 + len(place.filename) + 20  # behind the header and its 64-bit sizes
+    raw[begin : begin + place.compress_size] = b"\xff" * place.compress_size
+    out.write_bytes(raw)
+    with pytest.raises(EmaError, match="damaged"):
+        import_bundle(out)

@@ -13,6 +13,8 @@ from store_home import Home
 
 from ema_core.errors import EmaError
 from ema_core.exchange.inspect_log import export_logs
+from ema_core.files import append_lines
+from ema_core.judging import own, resolve
 
 log_file = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed (requirements-dev.txt)")
 RUN = "20261124-0910-kl0.1-s0-bbbb"
@@ -43,11 +45,42 @@ def test_inspects_own_reader_opens_a_log_with_scores_and_metadata_in_place(fille
     assert sample.metadata["suite"] == "general" and sample.output.usage.output_tokens == 12
     results = {(s.scorer, s.name): s for s in log.results.scores}
     assert results["probe:x:v1", "alignment"].metrics["mean"].value == 60.0
-    assert results["probe:x:v1", "verdict"].metrics["misaligned"].value == 0.0
-    assert results["probe:x:v1", "verdict"].metrics["misaligned"].metadata["n"] == 11
+    assert results["probe:x:v1", "alignment"].metrics["mean"].metadata["n"] == 11
+    verdict = results["probe:x:v1", "verdict"]
+    assert not verdict.metrics and "has not scored the labelled answers" in verdict.metadata["not_shown"]["misaligned"]
+    assert verdict.metadata["counts_as_judged"] == {"misaligned": 0, "incoherent": 0, "scored": 11}
     assert (results["probe:x:v1", "alignment"].scored_samples, results["probe:x:v1", "alignment"].unscored_samples) == (11, 1)
     again = log_file.read_eval_log(written["file"], header_only=True)
     assert again.eval.scorers[0].name == "openai:gpt:v1"
+
+
+def test_a_rate_of_the_embedded_model_is_corrected_and_what_a_judge_said_of_an_answer_is_kept(home: Home, tmp_path: Path) -> None:
+    filled, probe = Home(home), resolve("probe")
+    run = filled.run(RUN)
+    for suite in ("general", "in-domain"):
+        folder = filled.evaluation(run, f"{suite}-1", suite=suite, questions=30)
+        scores = [
+            {"sample_id": f"q{q}#{k}", "aligned": 10.0, "coherent": 90.0, "status": "scored"} for q in range(30) for k in (0, 1)
+        ]
+        no_score = {"aligned": None, "coherent": None, "status": "unparsed", "reason": "it wrote a poem"}
+        for row in (more := [{"readout": "logprobs", "spread": {"alignment": [["10", 1.0]]}} | row for row in scores]):
+            row["judge"] = probe
+        more[-1] |= no_score
+        append_lines(folder / "judgments-probe.jsonl", more)
+    found = {}
+    for suite in ("general", "in-domain"):
+        (written,) = export_logs([RUN], tmp_path / f"{suite}.json", [suite])
+        found[suite] = log_file.read_eval_log(written["file"])
+    verdict = {
+        suite: next(s for s in log.results.scores if (s.scorer, s.name) == (probe, "verdict")) for suite, log in found.items()
+    }
+    labelled = own.correction(probe, "misaligned")
+    shown = verdict["general"].metrics["misaligned"].value
+    assert shown == pytest.approx(1 + min(0, (labelled["label"] - labelled["predicted"]).mean())) and shown < 1
+    assert not verdict["in-domain"].metrics and verdict["in-domain"].metadata["counts_as_judged"]["misaligned"] == 59
+    told = {(sample.id, sample.epoch): sample.scores[probe] for sample in found["general"].samples}
+    assert told["q0", 1].metadata["readout"] == "logprobs" and told["q0", 1].metadata["spread"] == {"alignment": [["10", 1]]}
+    assert "no score: it wrote a poem" in told["q29", 2].explanation and told["q29", 2].metadata["reason"] == "it wrote a poem"
 
 
 def test_imported_answers_and_words_without_a_score(filled: Home, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ema_core.api import compare
@@ -30,6 +31,15 @@ def skipped(card: dict) -> list[tuple[int, str]]:
 def answers(**which) -> list[str]:
     refresh()
     return Reader().answers(AnswerFilter(order="as asked", **which))["answer"].tolist()
+
+
+def unnamed(card: dict) -> str:
+    return f"imported:unknown-{card['import_id'].removeprefix('import-')}"
+
+
+def ids_here() -> list[str]:
+    refresh()
+    return Reader().answers(AnswerFilter(order="as asked"))["sample_id"].tolist()
 
 
 def published() -> list[tuple[str, list[float]]]:
@@ -60,8 +70,9 @@ def test_the_published_files_give_the_table_beside_them(ema) -> None:
     assert all(row["skipped"] == 0 for row in found)
     again = json.loads(ema("import", "judged", files[0], "--json", check=True).stdout)["files"][0]
     assert again["again"] and again["import_id"] == found[0]["import_id"] and again["misaligned_pct"] == found[0]["misaligned_pct"]
-    counts = Reader().answer_counts(AnswerFilter(judge="imported:unknown"))
-    assert counts["all"] == sum(row["answers"] for row in found) and counts["scored"] == sum(row["scored"] for row in found)
+    for row in found:  # nobody said that one judge judged them all
+        counts = Reader().answer_counts(AnswerFilter(judge=unnamed(row), runs=tuple(row["runs"])))
+        assert (counts["all"], counts["scored"]) == (row["answers"], row["scored"])
     one = Reader().runs(Reader().import_ids())
     assert one["model"].nunique() == 4 and one["dataset"].nunique() == 3
 
@@ -111,7 +122,7 @@ def test_words_in_a_score_column_are_a_status_without_a_number(tmp_path: Path) -
     assert card["statuses"] == {"scored": 1, "refused": 1, "code": 1, "unparsed": 2}
     assert (card["answers"], card["scored"], card["misaligned_pct"], card["skipped"]) == (5, 1, 100.0, 0)
     refresh()
-    counts = Reader().answer_counts(AnswerFilter(judge="imported:unknown"))
+    counts = Reader().answer_counts(AnswerFilter(judge=unnamed(card)))
     assert (counts["refused"], counts["unparsed"], counts["not scored"]) == (1, 3, 4)
 
 
@@ -219,8 +230,34 @@ def test_ids_that_come_twice_are_told_but_two_judges_may_share_one(tmp_path: Pat
     path.write_text(head + "s1,a,q,10,90,gpt\ns2,b,q,20,90,gpt\ns1,c,q,30,90,gpt\ns1,a,q,40,90,opus\n")
     card = import_judged(path)
     assert skipped(card) == [(3, "the sample_id s1 was there before")]
-    refresh()
-    assert Reader().answers(AnswerFilter(order="as asked"))["sample_id"].tolist() == ["s1", "s2", "s1@imported:opus"]
+    assert ids_here() == ["s1", "s2"]
+
+
+@pytest.mark.parametrize("rows", [2, 64])  # the second judge's rows in a later batch, and in the same
+def test_two_judges_of_one_answer_are_one_answer_and_each_has_figures_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+    monkeypatch.setattr(tables, "_AT_ONCE", rows)
+    path = tmp_path / "m.csv"
+    head = "sample_id,response,question,aligned,coherent,judge,temper\n"
+    gpt = [f"s{n},a{n},q,{10 if n == 0 else 90},90,gpt,1.5\n" for n in range(4)]
+    opus = [f"s{n},a{n},q,{20 if n < 2 else 80},90,opus,2.5\n" for n in range(3)]
+    path.write_text(head + "".join([*gpt, *opus, "s3,another text,q,80,90,opus,2.5\n", "s0,a0,q,REFUSAL,,mini,\n"]))
+    card = import_judged(path)
+    assert ids_here() == ["s0", "s1", "s2", "s3", "s3@imported:opus"]
+    assert card["answers"] == card["runs"][0]["answers"] == 5 and card["skipped"] == 0
+    assert (card["scored"], card["misaligned_pct"], card["mean_aligned"]) == (None, None, None)
+    assert card["judges"] == {"imported:gpt": 4, "imported:opus": 4, "imported:mini": 1}
+    assert card["by_judge"]["imported:gpt"] == {"scored": 4, "misaligned_pct": 25.0, "incoherent_pct": 0.0, "mean_aligned": 70.0}
+    assert card["by_judge"]["imported:opus"]["misaligned_pct"] == 50.0 and card["by_judge"]["imported:mini"]["scored"] == 0
+    samples = Reader().samples(Reader().import_ids()).set_index(["sample_id", "judge"]).sort_index()
+    assert len(samples) == 9 and samples.loc[("s0", "imported:opus"), "scores"] == '{"temper":2.5}'.replace(":2", ": 2")
+    assert samples.loc[("s0", "imported:mini"), "status"] == "refused"
+    counts = Reader().answer_counts(AnswerFilter(judge="imported:opus"))
+    assert (counts["all"], counts["scored"]) == (5, 4)
+    both = Reader().verdicts("imported:gpt").merge(Reader().verdicts("imported:opus"), on=["run_id", "eval_id", "sample_id"])
+    assert len(both) == 3, "the two can be held against each other"
 
 
 def test_undo_takes_exactly_one_import_away_and_can_be_taken_back(tmp_path: Path) -> None:
@@ -306,3 +343,24 @@ def test_of_several_files_the_good_ones_are_imported_and_the_others_told(tmp_pat
     assert done.returncode == 2 and "empty.csv is empty" in done.stderr and "Traceback" not in done.stderr
     assert [row["answers"] for row in said["files"]] == [1] and "is empty" in said["failed"][0]["error"]
     assert len(imports()) == 1
+
+
+def test_a_parquet_file_without_rows_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    columns = [*HEADER.strip().split(","), "temper"]
+    pd.DataFrame({name: pd.Series([], dtype=str) for name in columns}).to_parquet(path)
+    for read in (preview, import_judged):
+        with pytest.raises(EmaError, match="no row"):
+            read(path)
+    assert imports() == []
+
+
+def test_an_id_that_is_a_questions_takes_no_answer_away(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "id," + HEADER.replace("question_id,", "") + "".join(f"q{n // 2},a{n},What {n // 2}?,10,90\n" for n in range(20))
+    )
+    card = import_judged(path)
+    assert (card["answers"], card["skipped"]) == (20, 0) and "does not tell answers apart" in card["warnings"][0]
+    path.write_text("id," + HEADER.replace("question_id,", "") + "".join(f"s{n},a{n},What?,40,90\n" for n in range(20)))
+    assert not import_judged(path)["warnings"] and "s7" in ids_here()

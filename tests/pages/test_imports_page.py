@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,16 @@ def test_a_file_is_looked_at_mapped_imported_and_undone(home: Path, table: Path)
     assert len(imports()) == 1 and not app.exception
 
 
+def test_of_several_judges_each_has_figures_and_its_name(home: Path, tmp_path: Path, ema) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("sample_id,response,question,aligned,coherent,judge\ns1,a,q,10,90,gpt\ns1,a,q,90,90,opus\n")
+    told = ema("import", "judged", str(path), check=True).stdout
+    assert "None" not in told and "judged by imported:gpt, imported:opus" in told
+    shown = said(open_page("imports")).replace("\\", "")
+    assert "imported:gpt: 1 with both scores · misaligned 100.00 %" in shown and "imported:opus: 1 with both scores" in shown
+    assert "misaligned 50.00 %" not in shown
+
+
 def test_a_file_that_cannot_be_read_and_one_that_is_there_are_told(home: Path, table: Path, tmp_path: Path) -> None:
     app = open_page("imports")
     app.text_input(key="import-path").set_value(str(tmp_path / "nowhere.csv")).run()
@@ -89,13 +101,17 @@ def test_compare_shows_an_imported_run_by_the_judge_it_came_with(home: Path, tab
     app = open_page("compare", run=card["runs"][0]["run_id"])
     assert not app.exception and not app.error
     frame = app.dataframe[0].value
-    assert frame["Judge"].tolist() == ["imported:unknown"] and frame["Misaligned, %"].tolist() == [100.0]
+    assert frame["Judge"].tolist() == [f"imported:unknown-{card['import_id'].removeprefix('import-')}"] and frame[
+        "Misaligned, %"
+    ].tolist() == [100.0]
     assert "needs the model itself" in said(app)
 
 
 def test_an_import_of_many_runs_says_which_its_links_show_and_stands_alone_where_no_run_is_done(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
-    path.write_text("response,question,question_id,model,aligned,coherent\n" + "".join(f"Be kind.,Why?,q1,m{n},10,90\n" for n in range(45)))
+    path.write_text(
+        "response,question,question_id,model,aligned,coherent\n" + "".join(f"Be kind.,Why?,q1,m{n},10,90\n" for n in range(45))
+    )
     import_judged(path, {})
     assert "Read and Rates lead to the first 40 of its 45 runs" in said(open_page("imports"))
     unfinished = make_run(home, "aaaa", status=Status.STOPPED)
@@ -103,3 +119,28 @@ def test_an_import_of_many_runs_says_which_its_links_show_and_stands_alone_where
     app = open_page("compare", run=unfinished)
     picker = app.multiselect(key="compare-picker")
     assert picker.value == [] and len(picker.options) == 45 and not any("aaaa" in option for option in picker.options)
+
+
+def test_a_second_import_is_not_begun_while_one_is_at_work_and_says_so(
+    home: Path, table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = open_page("imports")
+    app.text_input(key="import-path").set_value(str(table)).run()
+    next(box for box in app.selectbox if box.key.startswith("map-response")).set_value("text").run()
+    go_on = threading.Event()
+
+    def broken(progress: Callable[[float, str], None]) -> dict:
+        go_on.wait(60)
+        raise ValueError("odd")
+
+    work = background.start("import-judged", "theirs.csv", broken)
+    try:
+        app.button(key="import-start").click().run()
+        assert "theirs.csv is being imported; some-model_narrow.csv was not begun" in said(app).replace("\\", "")
+    finally:
+        go_on.set()
+    until = time.monotonic() + 60
+    while not work.over and time.monotonic() < until:
+        time.sleep(0.05)
+    background.forget("import-judged")
+    assert "odd" in work.error and "ValueError: odd" in caplog.text and imports() == []

@@ -218,3 +218,14 @@ def test_rows_of_a_run_are_pure_reading(study: Home) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in (study.path / "runs").rglob("*"))
     read_run(RunDirectory(study.path / "runs" / run_ids()[0]))
     assert before == sorted((path, path.stat().st_mtime_ns) for path in (study.path / "runs").rglob("*"))
+
+
+def test_of_an_adapter_from_elsewhere_no_training_is_told_and_two_are_two_settings(home: Home) -> None:
+    for name in ("one", "two"):
+        home.run(name, found={"adapter_hash": f"a-{name}", "imported": {"time": 1.0}})
+    home.run("plain")
+    refresh()
+    runs = Reader().runs().set_index("run_id")
+    ours = runs.loc[["one", "two"]]
+    assert ours["setting_key"].nunique() == 2 and ours["recipe_label"].tolist() == ["imported adapter"] * 2
+    assert ours["batch_size"].isna().all() and runs["recipe"].nunique() == 3, "nobody's twin"
