@@ -53,7 +53,8 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
 
 def curve_specs(run: RunDirectory) -> list[EvalSpec]:
     """Margin-only evaluations of an undefended run's checkpoints and of its adapter scaled down."""
-    if run.spec.defense_label != "none":  # a rule that stops early is no undefended run
+    # a rule that stops early is no undefended run, and of an imported adapter nobody knows
+    if run.spec.defense_label != "none" or "imported" in run.state().found:
         return []
     where: list[dict[str, Any]] = [{"step": step} for step in run.checkpoint_steps() if step < (run.state().total_steps or 0)]
     where += [{"scale": scale} for scale in CURVE_SCALES]

@@ -321,4 +321,4 @@ def _strength(label: str) -> float:
     """Of a single defense as its label has it (``kl=0.1:tokens=response``); 0 without one."""
     if label == "none":
         return 0.0
-    return float("nan") if " + " in label else float(label.split(":")[0].rpartition("=")[2])
+    return float("nan") if " + " in label or "=" not in label else float(label.split(":")[0].rpartition("=")[2])
