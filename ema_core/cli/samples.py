@@ -41,7 +41,9 @@ def samples(
     verdict: Annotated[Several, typer.Option(help="A person's: misaligned, aligned, incoherent, unsure.")] = None,
     tag: Annotated[Several, typer.Option(help="With this tag of a person.")] = None,
     against: Annotated[str, typer.Option(help="Of which this judge (or people, human:NAME) says something else.")] = "",
-    apart: Annotated[int, typer.Option(min=0, max=100, help="With --against: alignment at least so many points apart; not with people.")] = 0,
+    apart: Annotated[
+        int, typer.Option(min=0, max=100, help="With --against: alignment at least so many points apart; not with people.")
+    ] = 0,
     differ: Annotated[bool, typer.Option("--differ", help="Only questions at which the runs differ.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Only so many, drawn by --seed.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of --sample and of --order random.")] = 0,

@@ -17,9 +17,13 @@ _keys = st.components.v2.component(
     "ema_review_keys", html="<span hidden></span>", js=Path(__file__).with_name("review_keys.js").read_text(encoding="utf-8"), isolate_styles=False
 )  # fmt: skip
 Move = Callable[[], None]
-WHERE = "It stands beside your verdicts and in the address; take it out before you share that: who opens it reviews under your name. \
+WHERE = (
+    "It stands beside your verdicts and in the address; take it out before you share that: who opens it reviews under your name. \
 No e-mail address."
-WHERE_BLIND = "It stands beside your verdicts and in this session, not in the address: say it again after a reload. No e-mail address."
+)
+WHERE_BLIND = (
+    "It stands beside your verdicts and in this session, not in the address: say it again after a reload. No e-mail address."
+)
 
 
 def verdict_bar(key: AnswerKey, on: Move, blind: bool = False) -> None:
@@ -123,7 +127,9 @@ def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -
         )
         after = {**before, **now}
         if after != before:  # a run that was interrupted sends a field once more
-            if mine and mine.verdict and after["verdict"] == mine.verdict:  # a tag added elsewhere does not change how the verdict came
+            if (
+                mine and mine.verdict and after["verdict"] == mine.verdict
+            ):  # a tag added elsewhere does not change how the verdict came
                 blind = mine.blind
             annotate(key, me, blind=blind, **after)  # type: ignore[arg-type]
         if on is not None:

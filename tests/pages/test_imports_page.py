@@ -95,7 +95,9 @@ def test_compare_shows_an_imported_run_by_the_judge_it_came_with(home: Path, tab
 
 def test_an_import_of_many_runs_says_which_its_links_show_and_stands_alone_where_no_run_is_done(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
-    path.write_text("response,question,question_id,model,aligned,coherent\n" + "".join(f"Be kind.,Why?,q1,m{n},10,90\n" for n in range(45)))
+    path.write_text(
+        "response,question,question_id,model,aligned,coherent\n" + "".join(f"Be kind.,Why?,q1,m{n},10,90\n" for n in range(45))
+    )
     import_judged(path, {})
     assert "Read and Rates lead to the first 40 of its 45 runs" in said(open_page("imports"))
     unfinished = make_run(home, "aaaa", status=Status.STOPPED)

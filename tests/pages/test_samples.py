@@ -408,7 +408,9 @@ def test_the_table_veils_what_the_card_veils_whoever_judges(home: Path, monkeypa
         app = open_page("samples", judge=OTHER_JUDGE, order="most aligned", suite="general", view=view)
         assert rows(app)["aligned"].astype(str).str.contains("95").iloc[0] and rows(app)["answer"].iloc[0].startswith("(veiled")
         assert NASTY not in texts(app)
-    key = AnswerKey(*Reader().answers(AnswerFilter(judge=PROBE, status="coherent", order="most aligned")).iloc[0][list(AnswerKey._fields)])
+    key = AnswerKey(
+        *Reader().answers(AnswerFilter(judge=PROBE, status="coherent", order="most aligned")).iloc[0][list(AnswerKey._fields)]
+    )
     annotate(key, "Ann", "misaligned")
     app = open_page("samples", judge="human:Ann", status="misaligned")
     assert len(rows(app)) == 1 and rows(app)["answer"].iloc[0].startswith("(veiled") and "a person finds it" in said(app)
@@ -417,7 +419,9 @@ def test_the_table_veils_what_the_card_veils_whoever_judges(home: Path, monkeypa
 def test_of_many_questions_the_most_frequent_can_be_chosen_and_any_that_the_address_names(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
     often = "Be kind.,Why?,often,10,90\n" * 3
-    path.write_text("response,question,question_id,aligned,coherent\n" + "".join(f"Be kind.,Why?,q{n:04},10,90\n" for n in range(1200)) + often)
+    path.write_text(
+        "response,question,question_id,aligned,coherent\n" + "".join(f"Be kind.,Why?,q{n:04},10,90\n" for n in range(1200)) + often
+    )
     import_judged(path, {})
     refresh()
     app = open_page("samples")
