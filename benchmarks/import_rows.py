@@ -116,6 +116,7 @@ def queries(home: str) -> dict[str, float]:
     key = reader.answers(bad, 1, 1000)[["run_id", "eval_id", "sample_id"]].iloc[0]
     from ema_core.store import AnswerKey
 
+    finder = reader.finder()
     asked: dict[str, Callable[[], object]] = {
         "counts of each status": lambda: reader.answer_counts(every),
         "first page of the misaligned": lambda: reader.answers(bad, 25),
@@ -123,7 +124,7 @@ def queries(home: str) -> dict[str, float]:
         "counts, a word searched": lambda: reader.answer_counts(text),
         "first page, a word searched": lambda: reader.answers(text, 25),
         "counts of one run": lambda: reader.answer_counts(one),
-        "place of an answer": lambda: reader.answer_place(bad, AnswerKey(*key)),
+        "place of an answer": lambda: reader.place_among(finder.found(bad, reader.said(finder)), AnswerKey(*key), finder),
         "one answer": lambda: reader.answer(AnswerKey(*key)),
     }
     for name, ask in asked.items():

@@ -88,10 +88,6 @@ FROM judgments JOIN evals USING (run_id, eval_id) JOIN (SELECT DISTINCT unnest($
 WHERE judgments.judge IS NOT NULL AND judgments.status IS DISTINCT FROM 'failed' AND ($kept::BOOLEAN OR suite <> 'kept')
 GROUP BY 1 ORDER BY 1
 
--- name: questions
-SELECT DISTINCT question_id, topic FROM samples JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
-ORDER BY question_id, topic
-
 -- name: answers_version
 -- Changes with answers and scores alone, not while runs train.
 SELECT md5(string_agg(run_id || coalesce(nullif(answers, ''), signature), ' ' ORDER BY run_id)) AS version FROM indexed

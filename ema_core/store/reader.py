@@ -169,10 +169,6 @@ class Reader:
         )
         return found.assign(aligned=np.nan, coherent=np.nan, status="scored")
 
-    def questions(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
-        """``question_id, topic`` of what these runs were asked, each once."""
-        return self._query("questions", run_ids=self._ids(run_ids))
-
     def finder(self) -> Finder:
         """Filters over the answers that are there now. Kept while no answer and no score changes, though runs train on."""
         version = self._read(lambda cursor: (str(settings().index), cursor.execute(queries()["answers_version"]).fetchone()))
@@ -241,11 +237,6 @@ class Reader:
         finder = self.finder()
         return finder.counts(which, self.said(finder))
 
-    def answer_place(self, which: AnswerFilter, key: AnswerKey) -> int | None:
-        """How many of the answers found come before this one; None where it is not among them."""
-        finder = self.finder()
-        return self.place_among(finder.found(which, self.said(finder)), key, finder)
-
     def answers_named(self, named: Sequence[AnswerKey], which: AnswerFilter) -> pd.DataFrame:
         """These answers, in this order, as ``answers`` gives them; those that are gone are left out."""
         finder = self.finder()
@@ -253,6 +244,7 @@ class Reader:
         return self.answer_rows(places[places >= 0], which, finder)
 
     def place_among(self, found: Array, key: AnswerKey, finder: Finder) -> int | None:
+        """How many of the answers found come before this one; None where it is not among them."""
         place = finder.columns.places(self._read(lambda cursor: columns.keys(cursor, [key])))
         at = (found == place[0]).nonzero()[0]
         return int(at[0]) if len(at) else None

@@ -29,7 +29,6 @@ def run_label(run_id: str) -> str:
     return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
 
 
-@st.cache_data(show_spinner=False, max_entries=4096)
 @st.cache_data(show_spinner=False, max_entries=32)
 def judges_of(run_ids: tuple[str, ...], version: Version, kept: bool = False) -> dict[str, int]:
     """Who judged answers of these runs, and how many; with ``kept`` those kept from chats, too."""

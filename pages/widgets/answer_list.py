@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -103,6 +103,6 @@ def _rows(listed: Listing, places: tuple[int, ...]) -> pd.DataFrame:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _read(_finder: Finder, which: AnswerFilter, places: tuple[int, ...], version: object) -> pd.DataFrame:
-    rows = reader().answer_rows(np.array(places, dtype=np.int64), replace(which), _finder)
+    rows = reader().answer_rows(np.array(places, dtype=np.int64), which, _finder)
     marks = rows[[*FLAGS]].to_numpy()
     return rows.assign(verdict=[", ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in marks])

@@ -134,10 +134,12 @@ def test_pages_in_any_order_hold_each_answer_once_and_know_its_place(judged: Hom
             pages = pd.concat([reader.answers(which, 7, first) for first in range(0, total + 7, 7)])
             keys = [AnswerKey(*key) for key in pages[["run_id", "eval_id", "sample_id"]].itertuples(index=False)]
             assert len(keys) == len(set(keys)) == total
+            finder = reader.finder()
+            found = finder.found(which, reader.said(finder))
             for place in (0, total // 2, total - 1):
-                assert reader.answer_place(which, keys[place]) == place
+                assert reader.place_among(found, keys[place], finder) == place
     assert reader.answers(which, 7, 10_000).empty
-    assert reader.answer_place(which, AnswerKey("no", "such", "answer")) is None
+    assert reader.place_among(found, AnswerKey("no", "such", "answer"), finder) is None
 
 
 def test_least_aligned_come_first_and_unscored_last(judged: Home) -> None:

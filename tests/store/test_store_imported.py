@@ -33,7 +33,9 @@ def test_imported_answers_are_read_like_those_of_runs(study: Home) -> None:
     assert page["kind"].unique().tolist() == ["import"]
     assert reader.judges(reader.import_ids()) == {GPT: 6}
     assert reader.answer(FIRST)[["judge", "aligned"]].values.tolist() == [[GPT, 10.0]]
-    assert reader.answer_place(AnswerFilter(judge=GPT, runs=(FIRST.run_id,)), FIRST) == 0
+    finder = reader.finder()
+    found = finder.found(AnswerFilter(judge=GPT, runs=(FIRST.run_id,)), reader.said(finder))
+    assert reader.place_among(found, FIRST, finder) == 0
     assert reader.answer_counts(AnswerFilter(judge="probe:x:v1")) == Reader().answer_counts(AnswerFilter(judge="probe:x:v1"))
     assert len(reader.samples([FIRST.run_id])) == 3
     assert reader.same_question(FIRST, GPT).empty
