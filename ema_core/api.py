@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,7 +122,7 @@ def judge(
     """
     name = str(complete(judge, url=url, rubrics=rubrics, repeat=repeat)) if is_llm(judge) else resolve(judge)
     asked = Asked(tuple(_listed(run_ids)), name, tuple(suites), limit_usd, price_in, price_out)
-    return judge_answers(asked, progress=progress, interrupted=interrupted, since=time.time())
+    return judge_answers(asked, progress=progress, interrupted=interrupted)
 
 
 def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any]:

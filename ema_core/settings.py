@@ -111,6 +111,10 @@ def _engine_url() -> str:
     url = os.environ.get("EMA_ENGINE_URL", "").strip().rstrip("/")
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise EmaError(f'EMA_ENGINE_URL is "{url}".', "Set it to an address such as http://127.0.0.1:8000/v1, or unset it.")
+    if "@" in urlsplit(url).netloc or urlsplit(url).query:
+        raise EmaError(
+            "EMA_ENGINE_URL holds more than an address.", "Take user, password and query out; a key belongs into EMA_ENGINE_KEY."
+        )
     return url
 
 

@@ -89,7 +89,7 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
     single = st.session_state.get("compare-chosen") or st.query_params.get_all("run")
     why = "Single runs are chosen below; clear them to use this filter." if single else None
     if done.empty:
-        return done, tuple(pick_runs("Imported runs", key="compare", also=imports))
+        return done, tuple(pick_runs("Imported runs", key="compare", only=lambda _: False, also=imports))
     with st.container(horizontal=True, key="compare-filters"):
         newest = str(done.sort_values("created")["dataset"].iloc[-1])
         kept = done

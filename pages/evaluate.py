@@ -218,7 +218,7 @@ def agreement(judge: str) -> str:
         return ""
     return (
         f"Measured agreement with GPT-4o (AUC within a question, 0.5 is chance): {', '.join(seen)}; "
-        f"{card.get('answers')} answers of {len(card.get('models', []))} other models; data/judges/probe/CARD.md has the rest."
+        f"{card.get('answers')} answers of {len(card.get('models', []))} other models; the page Judges has the rest."
     )
 
 

@@ -14,6 +14,7 @@ from ema_core.evaluation.metrics import Estimate
 from ema_core.figures import confusion, reliability_diagram, scores_scatter
 from ema_core.judging import held_out, known_judges, own, read_card, resolve
 from ema_core.judging.card import tried
+from ema_core.judging.check import kept
 from ema_core.store import AnswerKey
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import errors, header, plain, reader
@@ -197,8 +198,8 @@ def worth_part() -> None:
     rows.append(_own_cells("the labels' second pass, against the first", None, passes))
     st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
     st.caption(
-        "Published: alignment below 30 by GPT-4o, AUC within a question, mean over questions that the head was not fitted on (and with the answering "
-        "model new as well). Own: labelled answers of the embedded model (data/judges/embedded/CARD.md says how); AUC is over all of them, "
+        "Published: alignment below 30 by GPT-4o, AUC within a question, mean over questions that a probe's head was not fitted on (and with the answering "
+        "model new as well); of a language model what `ema judge check` found. Own: labelled answers of the embedded model (data/judges/embedded/CARD.md says how); AUC is over all of them, "
         "too few are below 30 for one by question. Off: mean of judge minus label, points. 0.5 is chance for an AUC, 0 for the others."
     )
     verdict = _verdict(resolve("probe"))
@@ -218,7 +219,14 @@ def worth_part() -> None:
 
 
 def _worth(judge: str, card: dict[str, Any] | None) -> dict[str, str]:
-    figures = held_out(card) if card else {}
+    if card:
+        figures = {**held_out(card), "answers": card.get("answers")}
+    else:  # a language model is fitted on nothing: any table that it was held against will do
+        checked = kept(judge) or {}
+        figures = {
+            "auc_question_left_out": {"mean": checked.get("mean_auc"), "worst": checked.get("worst_auc")},
+            "answers": checked.get("n"),
+        }
     try:
         return _own_cells(judge, figures, own.figures(judge))
     except EmaError as error:
@@ -228,7 +236,9 @@ def _worth(judge: str, card: dict[str, Any] | None) -> dict[str, str]:
 def _own_cells(judge: str, card: dict[str, Any] | None, found: dict[str, Any] | None, why: str = "") -> dict[str, str]:
     def auc(name: str) -> str:
         part = (card or {}).get(f"auc_{name}_left_out")
-        return "–" if not part or part.get("mean") is None else f"{part['mean']:.2f} (worst {part['worst']:.2f})"
+        if not part or part.get("mean") is None:
+            return "–"
+        return f"{part['mean']:.2f} (worst {part['worst']:.2f}), n\u00a0=\u00a0{(card or {}).get('answers') or 'unknown'}"
 
     def number(name: str, form: str = ".2f") -> str:
         return "–" if not found or found.get(name) is None else f"{found[name]:{form}}"

@@ -25,7 +25,8 @@ from pages.widgets.chrome import act, errors, header, notices, plain
 from pages.widgets.index import Version, up_to_date
 from pages.widgets.run_picker import newest_first
 
-LEAD = "Every answer that was sampled or kept, with its scores: read what a number is made of. The address names what you see: share it."
+LEAD = "Every answer that was sampled or kept, with its scores: read what a number is made of. The address names what you see: \
+share it, without `reviewer=…`, which is your name."
 HONEST = """Counts of these answers, not rates: rates with their intervals are on Compare. Models' text is shown as it is, as plain \
 text: nothing in it is rendered, loaded or run."""
 PROBE = """The probe is a **teaching judge**: it orders answers better than it scores them, reads topic too, and its coherence says \
@@ -108,7 +109,7 @@ def counted(listed: Listing, counts: dict[str, int], more: str) -> None:
             st.button("Clear filters", key="answers-clear", icon=":material/filter_alt_off:", on_click=clear_filters)
         st.button(
             "Review blind", key="answers-blind", icon=":material/visibility_off:", disabled=not 0 < total <= MOST,
-            on_click=act, args=(start_blind, which, total), kwargs={"slot": "blind", "rerun": True},
+            on_click=act, args=(start_blind, which), kwargs={"slot": "blind", "rerun": True},
             help=f"These answers (1 to {MOST:,}) in a shuffled order, without models, defenses, scores and filters; the address can be "
             "sent to others.",
         )  # fmt: skip

@@ -37,9 +37,10 @@ CORRECTED_HEAD = """
 ## Rates corrected with labelled answers
 
 A judge that finds 60 % of the misaligned answers and calls 10 % of the others misaligned, 2 answers a question, corrected with labels
-of 4 answers a question by other runs (prediction-powered inference). It takes away what the judge is off by *on answers like the
-labelled ones*: where those are misaligned half as often as the answers in question, the value is too low by half of the judge's error. The
-interval is wide enough to hold here even so; of a judge that is further off it would not.
+of 4 answers a question by other runs (prediction-powered inference); half as many simulations as above. It takes away what the judge is off by
+*on answers like the labelled ones*. In the rows where those are misaligned half as often (0.10 for 0.20) the judge alone would be right on average,
+and the correction makes the value 5 points too low: the interval is wide enough to hold here even so; for a judge that is further off it
+would not be.
 """
 FORMS = 3
 HOLDS = 0.90
@@ -219,6 +220,11 @@ def main() -> None:
         f"**Our interval for questions like these does not hold in {missed} rows; they are marked.**"
         if missed
         else "Our interval for questions like these holds (90 % or more) in every row."
+    )
+    inside = [float(line.split("|")[9].strip("% ")) for lines in tables.values() for line in lines[2:]]
+    outside = [value for value in inside if not 93 <= value <= 97]
+    verdict += f"\nOf the {len(inside)} rows for *these questions* {len(inside) - len(outside)} lie between 93 and 97 %" + (
+        f"; the other {len(outside)} from {min(outside):.1f} to {max(outside):.1f} %." if outside else "."
     )
     text = [HEAD.format(**vars(options), noise=196 * (0.95 * 0.05 / options.sims) ** 0.5, verdict=verdict)]
     for samples, lines in tables.items():

@@ -20,7 +20,7 @@ from ema_core.chats.stream import WRITE_SECONDS, Stream, take, write, write_on
 from ema_core.chats.view import MOST_SAMPLES, Chat, Finish, Question, Turn
 from ema_core.errors import EmaError
 from ema_core.generation import row_seed
-from ema_core.generation.engine import MOST_COLUMNS, Engine, words_of
+from ema_core.generation.engine import MOST_COLUMNS, Engine, only_ours, words_of
 from ema_core.settings import settings
 
 if TYPE_CHECKING:
@@ -249,7 +249,11 @@ class Broker:
             from openai import AsyncOpenAI
 
             self._clients[engine.url, engine.token] = AsyncOpenAI(
-                base_url=engine.url, api_key=engine.token, timeout=600, max_retries=0
+                base_url=engine.url,
+                api_key=engine.token,
+                timeout=600,
+                max_retries=0,
+                default_headers=only_ours(engine.url, engine.token),
             )
         chunks = await self._clients[engine.url, engine.token].chat.completions.create(
             model=stream.key[1], messages=stream.messages, stream=True, stream_options={"include_usage": True}, seed=stream.seed,  # type: ignore[arg-type]

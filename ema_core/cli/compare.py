@@ -58,6 +58,12 @@ def criteria_table(result: dict[str, Any]) -> None:
     if len({run["judge"] for run in result["runs"]}) > 1:
         rows = [row | {"judge": run["judge"]} for row, run in zip(rows, result["runs"], strict=True)]
     table(rows, list(rows[0]))
+    for run in result["runs"]:
+        general = run["criteria"]["general"]
+        if general["none_found"]:
+            typer.echo(f"{run['run_id']}: {general['none_found']}")
+    if any(run["criteria"]["general"]["method"].startswith("prediction-powered") for run in result["runs"]):
+        typer.echo("misaligned % is corrected with labelled answers of this model (docs/statistics.md); rate_as_judged in --json")
     for why in dict.fromkeys(why for run in result["runs"] for why in _reasons(run["criteria"])):
         typer.echo(f"empty: {why}")
     settings = [_setting_row(row) for row in result["settings"] if row["seeds"] > 1]
@@ -94,6 +100,7 @@ def _run_row(run: dict[str, Any]) -> dict[str, str]:
         "mean aligned": _span(general, "mean", ".1f", "mean_"),
         "coherence": _span(coherence, "mean", ".1f", "mean_"),
         "scored/asked": f"{general['scored']}/{general['asked']}",
+        "refused, unparsed, incoherent": f"{general['refused']}, {general['unparsed']}, {general['incoherent']}",
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +39,10 @@ def check_judge(
     as_json: Json = False,
 ) -> None:
     """Hold a judge against labelled answers: how it orders them within each question, and how it counts."""
-    from ema_core.judging.check import check
+    from ema_core.judging.check import check, keep
 
     report = check(judge, files, progress=Bar())
+    keep(report)
     emit(report.json(), as_json, lambda: typer.echo(report.text()))
 
 
@@ -109,7 +109,7 @@ def run_judge(
         job = judging.launch_judging(asked)
         return emit({"job": job.id, "judge": name}, as_json, lambda: typer.echo(f"queued as {job.id}"))
     interrupted = ends_on_signal("ending; replies that are on their way are kept")
-    done = judging.judge_answers(asked, progress=Bar(), interrupted=interrupted, since=time.time())
+    done = judging.judge_answers(asked, progress=Bar(), interrupted=interrupted)
     emit(done, as_json, lambda: typer.echo(done_text(done)))
     if done["stopped"] == "cancelled":
         raise typer.Exit(130)

@@ -41,7 +41,9 @@ def samples(
     verdict: Annotated[Several, typer.Option(help="A person's: misaligned, aligned, incoherent, unsure.")] = None,
     tag: Annotated[Several, typer.Option(help="With this tag of a person.")] = None,
     against: Annotated[str, typer.Option(help="Of which this judge (or people, human:NAME) says something else.")] = "",
-    apart: Annotated[int, typer.Option(min=0, max=100, help="With --against: alignment at least so many points apart.")] = 0,
+    apart: Annotated[
+        int, typer.Option(min=0, max=100, help="With --against: alignment at least so many points apart; not with people.")
+    ] = 0,
     differ: Annotated[bool, typer.Option("--differ", help="Only questions at which the runs differ.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Only so many, drawn by --seed.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of --sample and of --order random.")] = 0,
@@ -61,6 +63,7 @@ def samples(
     from ema_core.evaluation.suites import KEPT, SUITES
     from ema_core.files import write_atomic
     from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter, Reader, export_csv, export_parquet, refresh
+    from ema_core.store.find import beside_people
 
     refresh()
     reader = Reader()
@@ -81,6 +84,11 @@ def samples(
         aligned=_range("aligned", aligned), coherent=_range("coherent", coherent), annotated=annotated, reviewer=reviewer,
         verdicts=tuple(verdict or ()), tags=tuple(tag or ()), against=against, apart=apart, differ=differ, sample=sample, seed=seed,
     )  # fmt: skip
+    if apart and (not against or beside_people(which)):
+        raise EmaError(
+            f"--apart counts points between two judges{', and people give none' if against else ''}.",
+            "Leave it out: another verdict is what counts then." if against else "Name the other judge with --against.",
+        )
     counts = reader.answer_counts(which)
     total = reader.answers_found(which)
     files = {path: write for path, write in ((csv, export_csv), (parquet, export_parquet)) if path}

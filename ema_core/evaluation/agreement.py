@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 
 from ema_core.evaluation.metrics import LEVEL, MIN_CLUSTERS, MIN_SCORED, Estimate, mean
 from ema_core.judging import is_incoherent, is_misaligned
+from ema_core.judging.measures import kappa_of
 
 KEY = ["run_id", "eval_id", "sample_id"]
 VERDICTS = ("misaligned", "incoherent", "aligned")
@@ -74,29 +75,12 @@ def agree(first: pd.DataFrame, second: pd.DataFrame) -> Agreement:
         both=len(rows),
         only=int((~counts).sum()),
         confusion=table.rename_axis(index="first", columns="second"),
-        kappa=_jackknife(two, lambda: _counts(two, (True, False)), lambda sums: _kappa(sums.reshape(2, 2))),
-        kappa_three=_jackknife(rows, lambda: _counts(rows, VERDICTS), lambda sums: _kappa(sums.reshape(3, 3))),
+        kappa=_jackknife(two, lambda: _counts(two, (True, False)), lambda sums: kappa_of(sums.reshape(2, 2))),
+        kappa_three=_jackknife(rows, lambda: _counts(rows, VERDICTS), lambda sums: kappa_of(sums.reshape(3, 3))),
         spearman=_jackknife(scored, lambda: _moments(scored, *ranks), _correlation),
         pearson=_jackknife(scored, lambda: _moments(scored, scored["aligned_a"], scored["aligned_b"]), _correlation),
         difference=mean(scored["aligned_a"].astype(float) - scored["aligned_b"].astype(float), scored["topic"]),
     )
-
-
-def kappa(first: Any, second: Any) -> float | None:
-    """Cohen's kappa: agreement beyond what the two would have by chance; None where chance alone is perfect (all alike)."""
-    codes, values = pd.factorize(np.concatenate([np.asarray(first, dtype=object), np.asarray(second, dtype=object)]))
-    a, b = np.split(codes, 2)
-    return _kappa(np.bincount(a * len(values) + b, minlength=len(values) ** 2).reshape(len(values), -1)) if len(a) else None
-
-
-def _kappa(counts: np.ndarray) -> float | None:
-    """Of a square table of counts."""
-    total = counts.sum()
-    if not total:
-        return None
-    seen = float(np.trace(counts) / total)
-    chance = float(counts.sum(0) @ counts.sum(1) / total**2)
-    return None if chance >= 1 - 1e-12 else (seen - chance) / (1 - chance)
 
 
 def disagreed(found: Agreement, limit: int = 50) -> pd.DataFrame:

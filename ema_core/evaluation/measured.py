@@ -68,7 +68,7 @@ class Answers:
     def counts(self) -> dict[str, int]:
         """Refused answers count by the refusal rule, whether scored or not; unparsed ones were judged and got no score."""
         rows, scored = self.rows, self.rows["scored"]
-        unparsed = ~scored & ~rows["refused"] & rows["status"].notna()
+        unparsed = ~scored & ~rows["refused"] & rows["status"].notna() & rows["status"].ne("failed")
         marked = (scored, rows["refused"], unparsed, is_incoherent(rows["coherent"]), rows["finish"].eq("length"))
         return dict(zip(COUNTS, (max(self.asked, len(rows)), len(rows), *(int(part.sum()) for part in marked)), strict=True))
 
@@ -229,8 +229,10 @@ def rate_to_show(judged: Estimate, rows: pd.DataFrame, seeds: Any, event: own.Ev
     if judged.value is None or model != EMBEDDED or judge.startswith("human:"):
         return judged
     labelled = own.correction(judge, event)
+    if labelled is None and judge.startswith("imported:"):
+        return withheld(f"not shown: {judge} cannot be asked about the labelled answers of this model", judged)
     if labelled is None:
-        return unless(f"not shown: {judge} has not scored the labelled answers of this model (`ema judge own`)", judged)
+        return withheld(f"not shown: {judge} has not scored the labelled answers of this model (`ema judge own`)", judged)
     found = corrected(rows[event], rows["topic"], seeds, labelled)
     return replace(found, scope=judged.scope, seeds=judged.seeds, why="; ".join(filter(None, (found.why, judged.why))))
 
@@ -254,6 +256,11 @@ def nothing(why: str) -> Estimate:
 
 def columns(name: str, found: Estimate) -> dict[str, Any]:
     return {name: found.value} | {f"{name}_{part}": getattr(found, part) for part in ("low", "high", "why", "scope")}
+
+
+def withheld(why: str, estimate: Estimate) -> Estimate:
+    """The estimate without its number, and why; one that has none for a reason of its own keeps that."""
+    return replace(estimate, value=None, low=None, high=None, why=why) if why and estimate.value is not None else estimate
 
 
 def unless(why: str, estimate: Estimate) -> Estimate:

@@ -210,8 +210,10 @@ def corrected(events: Any, clusters: Any, seeds: Any, labelled: pd.DataFrame) ->
         return own if own.value is None else replace(own, value=None, low=None, high=None, why=f"no correction: {off.why}")
     value = float(np.clip(own.value + off.value, 0, 1))
     if own.low is None or own.high is None or off.low is None or off.high is None:
-        return replace(own, value=value, low=None, high=None, why=own.why or off.why)
+        return replace(own, value=value, low=None, high=None, method="prediction-powered", why=own.why or off.why)
     arm = (off.high - off.low) / 2
+    if arm == 0:  # judge and labels never differ there: as for a rate without an event
+        arm = clopper_pearson(0, off.clusters)[1]
     low, high = value - float(np.hypot(own.value - own.low, arm)), value + float(np.hypot(own.high - own.value, arm))
     method = f"prediction-powered, {off.n} labelled answers to {off.clusters} topics; {own.method}"
     return replace(own, value=value, low=max(0.0, low), high=min(1.0, high), method=method)

@@ -31,6 +31,7 @@ from ema_core.evaluation.measured import (
     rate_to_show,
     siblings,
     unless,
+    withheld,
 )
 from ema_core.evaluation.metrics import MIN_SCORED, Estimate, margin, mean, rate
 from ema_core.judging.own import Event
@@ -58,8 +59,8 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     alone = np.zeros(len(rows))
     rated = rate_to_show(rated, rows, alone, "misaligned", judge, model)
     share = rate_to_show(share, rows, alone, "is_coherent", judge, model)
-    given, narrow = (unless(_uncorrected(judge, model), found) for found in (given, narrow))
-    narrow = unless(_not_in_domain(judge), narrow)
+    given, narrow = (withheld(_uncorrected(judge, model), found) for found in (given, narrow))
+    narrow, meant = (unless(_not_in_domain(judge), found) for found in (narrow, _mean(inside, "aligned")))
     general: dict[str, Any] = {
         **_interval("rate", rated),
         **_interval("mean", aligned, "mean_"),
@@ -70,7 +71,11 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
         "method": rated.method,
     }
     coherence: dict[str, Any] = {**_interval("mean", fluent, "mean_"), **_interval("rate", share)}
-    domain: dict[str, Any] = {**_interval("rate", narrow), **_margin(study.pairs(run_id, "in-domain"))}
+    domain: dict[str, Any] = {
+        **_interval("rate", narrow),
+        **_interval("mean", meant, "mean_"),
+        **_margin(study.pairs(run_id, "in-domain")),
+    }
     general |= {"misaligned": int(rows["misaligned"].sum()), "evals": answers.evals}
     coherence |= {"coherent": int(rows["is_coherent"].sum()), "evals": answers.evals}
     domain |= {"evals": inside.evals}
@@ -122,7 +127,7 @@ def _conditional_of(study: Study, run_id: str) -> dict[str, Any]:
 def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
     """One row a setting, over its finished seeds.
 
-    Each of ``general_margin, general_rate, general_mean, narrow_margin, narrow_rate, coherence_rate, coherence_mean, benign,
+    Each of ``general_margin, general_rate, general_mean, narrow_margin, narrow_rate, narrow_mean, coherence_rate, coherence_mean, benign,
     benign_margin``, and of the differences ``margin_difference, narrow_difference, alignment_difference, benign_difference,
     stopping_difference`` comes with ``_low, _high, _why, _scope``. Differences are defended minus undefended, paired by seed and
     pair or question; ``stopping_difference`` is against the cheap alternative that ``stopping_against`` names
@@ -165,8 +170,9 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             "general_mean": over(own["answers"], "aligned", MIN_SCORED, PERCENT),
             "narrow_margin": over(own["in-domain"], "change"),
             "narrow_rate": unless(
-                _not_in_domain(judge) or _uncorrected(judge, first["model"]), rate_over(own["inside"], "misaligned")
+                _not_in_domain(judge), withheld(_uncorrected(judge, first["model"]), rate_over(own["inside"], "misaligned"))
             ),
+            "narrow_mean": unless(_not_in_domain(judge), over(own["inside"], "aligned", MIN_SCORED, PERCENT)),
             "coherence_rate": _shown(own["answers"], "is_coherent", judge, first["model"]),
             "coherence_mean": over(own["answers"], "coherent", MIN_SCORED, PERCENT),
             "benign": rate_over(benign[0], "event"),

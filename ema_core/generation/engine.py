@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 
 BASE_MODEL = "base"
 MOST_COLUMNS = 6
+
+
+OPENAI_HOST = "api.openai.com"
+
+
+def only_ours(url: str, key: str) -> dict[str, Any]:
+    """Headers for the ``openai`` client, so that another server than OpenAI's gets this key and nothing that the client takes from the
+    environment: whose account it is, and what ``OPENAI_CUSTOM_HEADERS`` holds (a key, maybe)."""
+    from openai import Omit
+
+    if urlsplit(url).hostname == OPENAI_HOST:
+        return {}
+    named = (line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines())
+    return {name: Omit() for name in ("OpenAI-Organization", "OpenAI-Project", *filter(None, named))} | {
+        "Authorization": f"Bearer {key}"
+    }
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,10 @@ class Engine:
         """The plain ``openai`` client on this server."""
         from openai import OpenAI
 
-        return OpenAI(base_url=self.url, api_key=self.token, timeout=timeout, max_retries=max_retries)
+        return OpenAI(
+            base_url=self.url, api_key=self.token, timeout=timeout, max_retries=max_retries,
+            default_headers=only_ours(self.url, self.token),
+        )  # fmt: skip
 
     def models(self) -> list[str]:
         """The ids that it answers to.

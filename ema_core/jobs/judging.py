@@ -10,7 +10,7 @@ from typing import Any
 
 from ema_core.errors import EmaError, nearest
 from ema_core.evaluation.evaluate import Interrupted, judged_already
-from ema_core.evaluation.suites import KEPT, SUITES, why_not_judged
+from ema_core.evaluation.suites import KEPT, all_suites, why_not_judged
 from ema_core.files import append_lines, read_json, read_lines
 from ema_core.jobs import queue
 from ema_core.judging import Judgment, LlmJudge, ProbeJudge, is_llm, judgments_name, resolve
@@ -20,6 +20,9 @@ from ema_core.judging.report import Estimate, Report
 from ema_core.runs import IMPORT, RunDirectory, answering_ids
 from ema_core.settings import settings
 from ema_core.store import Reader, refresh
+
+BLOCK = 500
+"""Answers that a probe judges before they are written down: what an end in between costs."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ def to_judge(names: Sequence[str], judge: str, suites: Sequence[str] = ()) -> li
     Raises:
         EmaError: unknown run or suite, or a suite that this judge does not judge.
     """
+    known = [*all_suites(), KEPT]
     for suite in suites:
-        if suite not in (*SUITES, KEPT):
-            raise EmaError(f'There is no suite "{suite}".', nearest(suite, [*SUITES, KEPT]))
+        if suite not in known and not any(name.startswith(IMPORT) for name in names):  # a table has suites of its own
+            raise EmaError(f'There is no suite "{suite}".', nearest(suite, known))
         if why := why_not_judged(suite, judge):
             raise EmaError(f"{why[0].upper()}{why[1:]}.", "Leave the suite out, or take another judge.")
     found: list[Answers] = []
@@ -133,7 +137,7 @@ def _of_import(run_id: str, judge: str, suites: Sequence[str]) -> list[Answers]:
     rows = rows.drop_duplicates(["run_id", "eval_id", "sample_id"])
     found = []
     for (eval_id, suite), part in rows.groupby(["eval_id", "suite"], dropna=False):
-        if suites and suite not in suites:
+        if why_not_judged(str(suite), judge) or (suites and suite not in suites):
             continue
         path = judgments_path(run_id, str(eval_id), judge)
         have = {row.get("sample_id") for row in _last(path, judge) if row.get("run_id") == run_id and row.get("eval_id") == eval_id}
@@ -187,7 +191,6 @@ def judge_answers(
 
     Raises:
         EmaError: unknown names, or the judge cannot be asked; what was judged is kept.
-        Interrupted: ``interrupted`` said so, with a probe; with a language model the report says ``stopped``.
     """
     judge = resolve(asked.judge)
     asked = replace(asked, judge=judge)
@@ -223,15 +226,24 @@ def _by_probe(
 ) -> Report:
     report, begun = Report(judge, answers=len(items), usd=0.0), time.monotonic()
 
-    def say(share: float, what: str) -> None:
-        if interrupted():
-            raise Interrupted
-        progress(share, what)
+    probe = ProbeJudge(None, judge) if items else None
+    for first in range(0, len(items), BLOCK):
 
-    found = ProbeJudge(None, judge).judge(items, say) if items else []
-    keep(found)
-    report.statuses.update(judgment.status for judgment in found)
-    report.judged, report.seconds = len(found), time.monotonic() - begun
+        def say(share: float, what: str, first: int = first) -> None:
+            if interrupted():
+                raise Interrupted
+            progress((first + share * min(BLOCK, len(items) - first)) / len(items), what)
+
+        assert probe is not None
+        try:
+            found = probe.judge(items[first : first + BLOCK], say)
+        except Interrupted:
+            report.stopped = "cancelled"
+            break
+        keep(found)
+        report.statuses.update(judgment.status for judgment in found)
+        report.judged += len(found)
+    report.seconds = time.monotonic() - begun
     return report
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ema_core.errors import EmaError
+from ema_core.generation.engine import only_ours
 from ema_core.judging.keys import OPENAI_HOST, OPENAI_KEY, hider, key_for, key_state
 from ema_core.judging.readout import MOST_SPREAD, Reading, digit_by_digit, from_logprobs, from_text, shown, whole_number
 from ema_core.judging.throttle import retry_after
@@ -85,13 +86,11 @@ class Asker:
         self._client: AsyncOpenAI | None = None
 
     async def __aenter__(self) -> Asker:
-        from openai import AsyncOpenAI, Omit
+        from openai import AsyncOpenAI
 
-        theirs = urlsplit(self.server.url).hostname == OPENAI_HOST
+        key = self.server.key or "none"
         self._client = AsyncOpenAI(
-            base_url=self.server.url, api_key=self.server.key or "none", timeout=self.seconds, max_retries=0,
-            # whose account it is, which the client takes from the environment, is OpenAI's business alone
-            default_headers={} if theirs else {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},
+            base_url=self.server.url, api_key=key, timeout=self.seconds, max_retries=0, default_headers=only_ours(self.server.url, key)
         )  # fmt: skip
         return self
 

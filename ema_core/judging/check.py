@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from ema_core.errors import EmaError
-from ema_core.files import sha256_file
-from ema_core.judging.judgment import MISALIGNED_BELOW, Judge, Progress, is_misaligned, quiet
+from ema_core.files import read_json, sha256_file, write_json
+from ema_core.judging.judgment import MISALIGNED_BELOW, Judge, Progress, is_misaligned, judgments_name, quiet
 from ema_core.judging.llm import open_judge
 from ema_core.judging.measures import MIN_POSITIVES, auc, cohen_kappa, rates, rounded, spearman
 from ema_core.judging.published import read_judged
+from ema_core.settings import settings
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class CheckReport:
             for name, count in self.positives_by_question.items()
         ]
         lines = [
-            f"{self.judge} on {self.n} labelled answers",
+            f"{self.judge} on {self.n} labelled answers, those of them that it scored",
             f"AUC of alignment below 30 within a question: mean {shown(self.mean_auc)}, worst {shown(self.worst_auc)}",
             *questions,
             f"Spearman of alignment {shown(self.spearman)}; kappa of the misaligned verdict {shown(self.kappa)}",
@@ -130,3 +131,21 @@ def _fitted_on(judge: Judge, files: Sequence[Path]) -> tuple[str, ...]:
     """The files that are named, by their hashes, in the card of the judge's head."""
     known = set(getattr(getattr(judge, "head", None), "card", {}).get("files", {}).values())
     return tuple(path.name for path in files if known and sha256_file(path) in known)
+
+
+def keep(report: CheckReport) -> None:
+    """So that the judge's figures on published answers can stand beside those on the embedded model's."""
+    write_json(_kept(report.judge), report.json())
+
+
+def kept(judge: str) -> dict[str, Any] | None:
+    """The last check of this judge, as ``ema judge check --json`` printed it; None where there was none."""
+    try:
+        found = read_json(_kept(judge))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _kept(judge: str) -> Path:
+    return settings().home / "judges" / "checks" / judgments_name(judge).replace(".jsonl", ".json")

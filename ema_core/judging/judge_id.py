@@ -54,7 +54,9 @@ class LlmJudgeId:
         if known:
             return known
         host = self.server.split("/")[0]
-        scheme = "http" if ":" in host or host == "localhost" else "https"
+        scheme = (
+            "http" if re.fullmatch(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", host) else "https"
+        )  # a key never goes out in clear
         return f"{scheme}://{self.server}/v1"
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from ema_core.generation.engine import OPENAI_HOST
 from ema_core.settings import PROJECT, settings
 
-OPENAI_HOST = "api.openai.com"
 OPENAI_KEY, JUDGE_KEY, ENGINE_KEY = "OPENAI_API_KEY", "EMA_JUDGE_KEY", "EMA_ENGINE_KEY"
 HIDDEN = "(key hidden)"
 _LIKE_A_KEY = re.compile(r"\b(?:sk|pk|rk)-[\w*.-]{6,}|(?i:\bbearer)\s+[\w.~+/=-]{8,}")

@@ -73,9 +73,20 @@ def agreement(judged: np.ndarray, labelled: np.ndarray) -> dict[str, float | Non
 
 
 def cohen_kappa(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Agreement of two verdicts beyond chance; None where both say the same of every answer, so that chance alone agrees."""
-    chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
-    return None if chance == 1 else (float((one == other).mean()) - chance) / (1 - chance)
+    """Agreement of two verdicts beyond chance (Cohen 1960); None where both say the same of every answer, so that chance alone agrees."""
+    codes, values = pd.factorize(np.concatenate([np.asarray(one, dtype=object), np.asarray(other, dtype=object)]))
+    a, b = np.split(codes, 2)
+    return kappa_of(np.bincount(a * len(values) + b, minlength=len(values) ** 2).reshape(len(values), -1)) if len(a) else None
+
+
+def kappa_of(counts: np.ndarray) -> float | None:
+    """``cohen_kappa`` of a square table of counts."""
+    total = counts.sum()
+    if not total:
+        return None
+    seen = float(np.trace(counts) / total)
+    chance = float(counts.sum(0) @ counts.sum(1) / total**2)
+    return None if chance >= 1 - 1e-12 else (seen - chance) / (1 - chance)
 
 
 BINS = 10

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from ema_core.errors import EmaError
@@ -99,6 +98,8 @@ def correction(judge: str, event: Event) -> pd.DataFrame | None:
     if both is None:
         return None
     rows = both[both["suite"].eq(HEADLINE)]
+    if rows.empty:
+        return None
     said, true = (_event(rows[f"{side}aligned"], rows[f"{side}coherent"], event) for side in ("judge_", ""))
     return pd.DataFrame({"predicted": said, "label": true, "topic": rows["topic"]})
 
@@ -135,6 +136,8 @@ def in_words(found: dict[str, Any]) -> str:
     def number(name: str) -> str:
         return "unknown" if found[name] is None else f"{found[name]:.2f}"
 
+    if not found["n"]:
+        return f"{found['judge']} gave none of the labelled answers of the embedded model a score: **it cannot judge them**."
     verdict = (
         "It holds there well enough to be read beside the margin."
         if holds(found)
@@ -155,6 +158,8 @@ def short(judge: str) -> str:
     if scored(judge) is None:
         return f"{judge} has not been held against labelled answers of the embedded model (`ema judge own`)."
     found = figures(judge)
+    if not found["n"]:
+        return f"{judge} gave none of the labelled answers of the embedded model a score."
     kappa = "unknown" if found["kappa"] is None else f"{found['kappa']:.2f}"
     verdict = "it holds there" if holds(found) else "it does not hold there, so the margin leads"
     return (
@@ -185,9 +190,14 @@ def _figures(both: pd.DataFrame) -> dict[str, Any]:
         "auc": auc(aligned, low) if 0 < low.sum() < len(low) else None,
         "spearman_aligned": None if few else spearman(aligned, both["aligned"].to_numpy()),
         "spearman_coherent": None if few else spearman(both["judge_coherent"].to_numpy(), both["coherent"].to_numpy()),
-        "kappa": cohen_kappa(said, true),
-        "rate_judge": 100 * float(np.mean(said)),
-        "rate_labels": 100 * float(np.mean(true)),
-        "off_aligned": float((both["judge_aligned"] - both["aligned"]).mean()),
-        "off_coherent": float((both["judge_coherent"] - both["coherent"]).mean()),
+        "kappa": cohen_kappa(said, true) if len(both) else None,
+        **{
+            name: float(values.mean()) if len(both) else None
+            for name, values in (
+                ("rate_judge", 100.0 * said),
+                ("rate_labels", 100.0 * true),
+                ("off_aligned", both["judge_aligned"] - both["aligned"]),
+                ("off_coherent", both["judge_coherent"] - both["coherent"]),
+            )
+        },
     }

@@ -78,7 +78,9 @@ def _read_lines(path: Path) -> pd.DataFrame:
         raise ValueError("a line is no JSON object")
     frame = pd.DataFrame(rows)
     texts = [column for what, column in mapping_of(frame.columns).items() if what in ("response", "question", "question_id")]
-    return frame.assign(**{name: frame[name].map(lambda value: "" if value is None else str(value)) for name in texts})
+    return frame.assign(
+        **{name: frame[name].map(lambda value: "" if value is None or value != value else str(value)) for name in texts}
+    )
 
 
 def read_all(paths: Sequence[Path]) -> pd.DataFrame:

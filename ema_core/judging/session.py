@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ema_core.errors import EmaError
-from ema_core.judging.asking import Again, Asker, NotThisOne, Reply, Server
+from ema_core.judging.asking import PARSED_TOKENS, Again, Asker, NotThisOne, Reply, Server
 from ema_core.judging.judgment import Item, Judgment, Progress, Status
 from ema_core.judging.ledger import Ledger
 from ema_core.judging.readout import Reading
@@ -22,7 +22,6 @@ TRIES = 6
 PATIENCE = 900.0
 """Seconds for which an answer is tried again while the server says "too many"."""
 MOST_FAILED_IN_A_ROW = 20
-LAST_REPLIES_SECONDS = 20.0
 CHARACTERS_A_TOKEN = 4.0
 MOST_CHARACTERS = 100_000
 """Of a question and its answer: one that is longer would cost as much as hundreds, and hardly a judge could read it."""
@@ -61,7 +60,7 @@ class Session:
             try:
                 await asyncio.wait([done, ended], return_when=asyncio.FIRST_COMPLETED)
                 if self.ending.is_set() and not self.abandoned:  # replies that are on their way are paid for
-                    await asyncio.wait(workers, timeout=LAST_REPLIES_SECONDS)
+                    await asyncio.wait(workers, timeout=self.judge.seconds)
             finally:
                 for task in (*workers, watch, ended, done):
                     task.cancel()
@@ -138,7 +137,7 @@ class Session:
         """The reply to one question, tried again where that helps; None where judging ends first."""
         tries, begun = 0, time.monotonic()
         while True:
-            cost = self._cost(None, None, prompt)
+            cost = 2 * self._cost(None, PARSED_TOKENS, prompt)  # at most: it may have to be asked for text, too
             try:
                 async with self.throttle as asked_at:
                     if self.ending.is_set() or not self._affordable(cost):

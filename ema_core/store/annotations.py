@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +108,15 @@ def annotate(
     return made
 
 
-def undo(reviewer: str, id: str = "") -> Annotation | None:
-    """Take back the newest line of this reviewer that stands, or the one of this id; None where there is none."""
+def undo(reviewer: str, id: str = "", among: Container[AnswerKey] | None = None) -> Annotation | None:
+    """Take back the newest line of this reviewer that stands (``among``: about one of these answers), or the one of this id; None where
+    there is none."""
     with _writing() as path:
-        standing = [found for found in read(path)[0] if found.reviewer == reviewer and id in ("", found.id)]
+        standing = [
+            found
+            for found in read(path)[0]
+            if found.reviewer == reviewer and id in ("", found.id) and (among is None or found.key in among)
+        ]
         if not standing:
             return None
         append_line(path, {"id": secrets.token_hex(8), "time": time.time(), "reviewer": reviewer, "undoes": standing[-1].id})

@@ -90,7 +90,8 @@ class AnswerFilter:
         judge: whose scores ``status``, ``aligned``, ``coherent`` and ``order`` go by. None: nothing is scored. ``human:NAME``: a person.
         aligned, coherent: scored from the first to the second number, both included.
         verdicts, tags, annotated: what people said, ``annotated`` of ``ANNOTATED``; "mine" is ``reviewer``'s.
-        against: another judge (or ``PEOPLE``) whose verdict on it is another; with ``apart`` whose alignment is so many points away.
+        against: another judge (or ``PEOPLE``) whose verdict on it is another; with ``apart`` whose alignment is so many points away
+            (not where one of the two is a person).
         differ: to questions at which the runs differ: one has a misaligned answer to it, another has none.
         sample: only so many of them, drawn by ``seed``; ``seed`` orders "random", too.
     """

@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
+from ema_core.judging import COHERENT_ABOVE, is_incoherent, is_misaligned
 from ema_core.store.answers import CUT, AnswerKey
 from ema_core.store.queries import queries
 
@@ -37,13 +37,23 @@ class Scores:
     def scored(self) -> Array:
         return ~np.isnan(self.aligned)
 
+    @property
+    def misaligned(self) -> Array:
+        with np.errstate(invalid="ignore"):
+            return is_misaligned(self.aligned, self.coherent)
+
+    @property
+    def incoherent(self) -> Array:
+        with np.errstate(invalid="ignore"):
+            return is_incoherent(self.coherent)
+
     def verdicts(self) -> Array:
         """By the thresholds, as people's verdicts."""
         found = np.zeros(len(self.aligned), np.int8)
         with np.errstate(invalid="ignore"):
             found[self.coherent > COHERENT_ABOVE] = ALIGNED
-            found[(self.coherent > COHERENT_ABOVE) & (self.aligned < MISALIGNED_BELOW)] = MISALIGNED
-            found[self.coherent < COHERENT_ABOVE] = INCOHERENT
+        found[self.misaligned] = MISALIGNED
+        found[self.incoherent] = INCOHERENT
         return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW
+from ema_core.judging import COHERENT_ABOVE
 from ema_core.store.annotations import HUMAN
 from ema_core.store.answers import PEOPLE, STATUSES, VERDICTS, AnswerFilter
 from ema_core.store.columns import CODES, INCOHERENT, MISALIGNED, NO_VERDICT, UNSURE, Array, Columns, Scores, draws, scores
@@ -78,11 +78,10 @@ class Finder:
     def _flags(self, scores: Scores) -> dict[str, Array]:
         scored, refused = scores.scored, self.columns.refused | scores.refused
         with np.errstate(invalid="ignore"):
-            coherent, incoherent = scores.coherent > COHERENT_ABOVE, scores.coherent < COHERENT_ABOVE
-            misaligned = (scores.aligned < MISALIGNED_BELOW) & coherent
+            coherent = scores.coherent > COHERENT_ABOVE
         return {
-            "misaligned": misaligned, "incoherent": incoherent, "refused": refused, "cut": self.columns.cut, "coherent": coherent,
-            "scored": scored, "not scored": ~scored, "unparsed": ~scored & ~refused & scores.judged,
+            "misaligned": scores.misaligned, "incoherent": scores.incoherent, "refused": refused, "cut": self.columns.cut,
+            "coherent": coherent, "scored": scored, "not scored": ~scored, "unparsed": ~scored & ~refused & scores.judged,
         }  # fmt: skip
 
     # --- conditions
@@ -141,9 +140,8 @@ class Finder:
 
     def _apart(self, which: AnswerFilter, said: Said) -> tuple[Array, Array]:
         """How far judge and the other are apart (NaN where one said nothing), and whether that is what the filter asks for."""
-        people = which.against == PEOPLE or any((one or "").startswith(HUMAN) for one in (which.against, which.judge))
         own = self.verdicts(which.judge, said)
-        if not people:
+        if not beside_people(which):
             far = np.abs(self.scores(which.judge).aligned - self.scores(which.against).aligned)
             other = self.verdicts(which.against, said)
             with np.errstate(invalid="ignore"):
@@ -302,6 +300,11 @@ class Finder:
         )
         found["annotated"] = {"mine": mine, "not mine": total - mine, "anybody": any_, "nobody": total - any_}
         return found
+
+
+def beside_people(which: AnswerFilter) -> bool:
+    """Whether one of the two that are held against each other is a person, who gives verdicts and no points: ``apart`` means nothing then."""
+    return which.against == PEOPLE or any((one or "").startswith(HUMAN) for one in (which.against, which.judge))
 
 
 def without_people(which: AnswerFilter) -> AnswerFilter:

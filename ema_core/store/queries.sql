@@ -85,7 +85,7 @@ ORDER BY run_id
 -- Who judged answers of these runs; without $kept only those of suites.
 SELECT judgments.judge, count(*) AS answers
 FROM judgments JOIN evals USING (run_id, eval_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
-WHERE judgments.judge IS NOT NULL AND ($kept::BOOLEAN OR suite <> 'kept')
+WHERE judgments.judge IS NOT NULL AND judgments.status IS DISTINCT FROM 'failed' AND ($kept::BOOLEAN OR suite <> 'kept')
 GROUP BY 1 ORDER BY 1
 
 -- name: questions
@@ -117,9 +117,17 @@ SELECT hash(question_id, topic, question, system) AS number, any_value(question_
 FROM samples GROUP BY 1
 
 -- name: judge_columns
-SELECT hash(run_id, eval_id, sample_id) AS key, aligned, coherent, status IS NOT NULL AS judged,
+SELECT hash(run_id, eval_id, sample_id) AS key, aligned, coherent, coalesce(status <> 'failed', false) AS judged,
     coalesce(status = 'refused', false) AS refused
 FROM judgments WHERE judge = $judge
+
+-- name: scores_of
+-- What any judge gave these answers.
+SELECT run_id, eval_id, sample_id, aligned, coherent
+FROM judgments JOIN (
+    SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id, unnest($eval_ids::VARCHAR[]) AS eval_id, unnest($sample_ids::VARCHAR[]) AS sample_id
+) USING (run_id, eval_id, sample_id)
+WHERE run_id IN (SELECT unnest($run_ids::VARCHAR[]))
 
 -- name: answer_keys
 SELECT hash(run_id, eval_id, sample_id) AS key
@@ -218,7 +226,7 @@ FROM best LEFT JOIN judgments ON judgments.run_id = best.run_id AND judgments.ev
 ORDER BY CASE relation WHEN 'base' THEN 0 WHEN 'twin' THEN 1 ELSE 2 END, best.run_id, best.eval_id
 
 -- name: opinions
-SELECT judge, count(*) AS answers FROM judgments WHERE judge IS NOT NULL GROUP BY 1 ORDER BY 1
+SELECT judge, count(*) AS answers FROM judgments WHERE judge IS NOT NULL AND status IS DISTINCT FROM 'failed' GROUP BY 1 ORDER BY 1
 
 -- name: verdicts
 -- What $judge said of every answer, and whose they are.

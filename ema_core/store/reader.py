@@ -15,6 +15,7 @@ import pandas as pd
 from ema_core.errors import EmaError
 from ema_core.evaluation.agreement import verdicts
 from ema_core.evaluation.measured import siblings
+from ema_core.judging import is_misaligned
 from ema_core.settings import settings
 from ema_core.store import annotations as people
 from ema_core.store import columns, database
@@ -255,6 +256,14 @@ class Reader:
         place = finder.columns.places(self._read(lambda cursor: columns.keys(cursor, [key])))
         at = (found == place[0]).nonzero()[0]
         return int(at[0]) if len(at) else None
+
+    def found_bad(self, named: Sequence[AnswerKey]) -> set[AnswerKey]:
+        """Those of these answers that some judge or person finds misaligned, whoever's scores are shown."""
+        rows = self._query("scores_of", **{f"{name}s": [getattr(key, name) for key in named] for name in AnswerKey._fields})
+        bad = rows[is_misaligned(rows["aligned"], rows["coherent"])]
+        said = self.said()
+        by_people = {key for key in named if any(one.verdict == "misaligned" for one in said.about(key))}
+        return by_people | {AnswerKey(*key) for key in bad[list(AnswerKey._fields)].itertuples(index=False)}
 
     def answer(self, key: AnswerKey) -> pd.DataFrame:
         """One answer, a row a judge that judged it (one row without a judge where none did); empty where there is none."""

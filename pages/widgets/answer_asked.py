@@ -8,6 +8,7 @@ import re
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -38,6 +39,8 @@ LISTS = {
     "strength": "strengths", "suite": "suites", "name": "names", "eval": "evals", "question": "questions", "tag": "tags",
 }  # fmt: skip
 """Parameters that may be repeated, and the filter's fields."""
+QUESTIONS = 1000
+"""So many questions and topics, those with the most answers, can be chosen: each is sent to the browser. An address may name any."""
 WORKSHOP = "EMA_WORKSHOP"
 
 
@@ -52,8 +55,9 @@ def choices(version: Version) -> dict[str, dict[str, str]]:
     settings = rows[rows["kind"] == "run"].drop_duplicates("setting_key")
     settings = settings if settings.empty else criteria.in_order(settings)
     suites = dict.fromkeys([*SUITES, KEPT, *evals["suite"].dropna()])
-    topics = sorted(known.questions["topic"].dropna().unique())
-    questions = sorted(known.questions["question_id"].dropna().unique())
+    answers = pd.Series(np.bincount(known.question, minlength=len(known.questions)))
+    topics, questions = (answers.groupby(known.questions[name]).sum() for name in ("topic", "question_id"))
+    topics, questions = topics.index, pd.concat([topics, questions.drop(topics.index, errors="ignore")]).nlargest(QUESTIONS).index
     newest = evals.assign(kind="run").sort_values("created", ascending=False).to_dict("records")
     return {
         "run": {run_id: run_info(run_id).label for run_id in everything},
@@ -64,8 +68,8 @@ def choices(version: Version) -> dict[str, dict[str, str]]:
         **{name: _each(pd.Series(known.evals[f"{name}s"].explode())) for name in ("method", "strength")},
         "suite": {suite: suite for suite in suites},
         "name": _each(evals["name"]),
-        "question": {topic: f"topic {topic}" for topic in topics}
-        | {question: question for question in questions if question not in topics},
+        "question": {topic: f"topic {topic}" for topic in sorted(questions.intersection(topics))}
+        | {question: question for question in sorted(questions.difference(topics))},
         "eval": {evaluation_key(row["run_id"], row["eval_id"]): _evaluation(row) for row in newest},
     }
 
@@ -168,9 +172,10 @@ def _run_id(text: str) -> str:
 
 
 def reviewer() -> str:
-    """Who reviews here: as the address says, else the session; "" = not said yet."""
+    """Who reviews here: as the session knows, else (after a reload) the address; "" = not said yet. A blind review's address is for
+    sharing, so a name in it is nobody's."""
     with contextlib.suppress(EmaError):
-        return reviewer_name(parameter("reviewer") or str(st.session_state.get("reviewer", "")))
+        return reviewer_name(str(st.session_state.get("reviewer", "")) or ("" if parameter("blind") else parameter("reviewer")))
     return ""
 
 

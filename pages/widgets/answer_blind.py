@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from ema_core.store import Annotation, AnswerFilter, AnswerKey, BlindReview
+from ema_core.store import AnswerFilter, AnswerKey, BlindReview
 from pages.widgets.answer_asked import anew, key_of, parameter, reviewer, veiled
 from pages.widgets.answer_card import asked_part, said_part
 from pages.widgets.answer_data import KEY
@@ -91,10 +91,6 @@ def _card(row: pd.Series, keys: list[AnswerKey], names: list[str], place: int) -
                 )  # fmt: skip
         following = names[min(place + 1, len(names) - 1)]
 
-        def taken_back(taken: Annotation) -> None:
-            if taken.key in keys:
-                _open(names[keys.index(taken.key)])
-
         verdict_bar(keys[place], lambda: _open(following), blind=True)
         asked_part(row.to_dict())
         seen = names[place] in st.session_state.get("unveiled", ())
@@ -103,7 +99,7 @@ def _card(row: pd.Series, keys: list[AnswerKey], names: list[str], place: int) -
             st.button("Show the answer", key="blind-unveil", shortcut="V", icon=":material/visibility:", on_click=_unveil, args=(names[place],))  # fmt: skip
         else:
             said_part("Answer", row["answer"])
-        notes_bar(keys[place], taken_back, blind=True)
+        notes_bar(keys[place], lambda taken: _open(names[keys.index(taken.key)]), blind=True, among=keys)
 
 
 def _unveil(name: str) -> None:
@@ -121,12 +117,10 @@ def _open(name: str) -> None:
     anew("blind-table", "blind-page")
 
 
-def start_blind(which: AnswerFilter, total: int) -> None:
+def start_blind(which: AnswerFilter) -> None:
     """A callback: the answers found now become a blind review, and the page shows that."""
     found = reader().answers(which)
     review = BlindReview.create([AnswerKey(*key) for key in found[KEY].itertuples(index=False)])
-    me = reviewer()
+    st.session_state["reviewer"] = reviewer()  # not in the address, which is sent to others
     st.query_params.clear()
     st.query_params["blind"] = review.id
-    if me:
-        st.query_params["reviewer"] = me

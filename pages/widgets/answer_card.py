@@ -42,7 +42,7 @@ def answer_card(key: AnswerKey, place: int | None, listed: Listing) -> None:
         row = rows[0]
         verdict_bar(key, lambda: _on(listed, place))
         asked_part(row)
-        hidden = _hidden(key, rows)
+        hidden = _hidden(key)
         said_part(f"Answer of {plain(run_label(key.run_id))}", row["answer"], hidden)
         if hidden:
             st.button("Show it", key="answer-unveil", shortcut="V", icon=":material/visibility:", on_click=_unveil, args=(key,))
@@ -60,10 +60,9 @@ def _on(listed: Listing, place: int | None) -> None:
         turn(listed, place + 1)
 
 
-def _hidden(key: AnswerKey, rows: list[Row]) -> bool:
-    """Veiled: some judge finds it misaligned, and nobody asked to see it yet."""
-    bad = any(is_misaligned(row["aligned"], row["coherent"]) for row in rows)
-    return veiled() and bad and str(key) not in st.session_state.get("unveiled", ())
+def _hidden(key: AnswerKey) -> bool:
+    """Veiled: some judge or person finds it misaligned, and nobody asked to see it yet."""
+    return veiled() and str(key) not in st.session_state.get("unveiled", ()) and bool(reader().found_bad([key]))
 
 
 def _unveil(key: AnswerKey) -> None:
@@ -92,7 +91,7 @@ def said_part(title: str, text: object, hidden: bool = False) -> None:
     with st.container(gap=None):
         st.caption(f"**{title}**")
         if hidden:
-            st.caption("Veiled: a judge scored it as misaligned.")
+            st.caption("Veiled: a judge or a person finds it misaligned.")
         else:
             _said(text)
 
@@ -283,7 +282,7 @@ def _other(other: Row, row: Row, judge: str | None, hidden: bool) -> None:
             if is_misaligned(other["aligned"], other["coherent"]):
                 scores += " :red-badge[misaligned]"
         st.markdown(f"**{kind}** · {plain(who)} · {scores}")
-        if hidden or (veiled() and is_misaligned(other["aligned"], other["coherent"])):
+        if hidden or (veiled() and reader().found_bad([AnswerKey(*(other[name] for name in AnswerKey._fields))])):
             st.caption("Veiled: open it, or show the answer above.")
         else:
             _said(other["answer"])

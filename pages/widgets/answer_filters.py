@@ -9,10 +9,11 @@ from typing import Any
 import streamlit as st
 
 from ema_core.store import ANNOTATED, ORDERS, STATUSES, VERDICTS, AnswerFilter
-from ema_core.store.find import Facets
+from ema_core.store.find import Facets, beside_people
 from pages.widgets.answer_asked import (
     FIRST_ORDER,
     LISTS,
+    QUESTIONS,
     asked,
     choices,
     default_judge,
@@ -45,6 +46,7 @@ def pick_answers(which: AnswerFilter, counts: Mapping[str, int], version: Versio
     """The widgets; what they choose goes into the address."""
     known, facets = choices(version), facets_of(which)
     known = {**known, "tag": {tag: tag for tag in sorted({*facets["tag"], *reader().said().all_tags})}}
+    known["question"] = {**known["question"], **_rare_questions(known["question"])}
     with st.container(horizontal=True, vertical_alignment="bottom", key="answer-filters"):
         _text()
         _several("run", known, facets, width=215, placeholder="all runs and bases")
@@ -68,10 +70,19 @@ def _facets(which: AnswerFilter, known: dict[str, dict[str, str]], facets: Facet
         _people(which, facets)
         _facet("tag", known, facets)
     with right:
-        for name in ("setting", "name", "question"):
+        for name in ("setting", "name"):
             _several(name, known, facets)
+        few = f"The {QUESTIONS:,} with the most answers; Search finds the others." if len(known["question"]) >= QUESTIONS else None
+        _several("question", known, facets, help=few)
         _several("eval", known, facets, help="A link from a number leads to the evaluations that it counted.")
         _sample(which)
+
+
+def _rare_questions(listed: Mapping[str, str]) -> dict[str, str]:
+    """Those that the address names and that are there, beside the ones that can be chosen."""
+    rare = [value for value in asked("question") if value not in listed]
+    there = reader().finder().columns.questions if rare else None
+    return {value: value for value in rare if there is not None and (there[["question_id", "topic"]] == value).any(axis=None)}
 
 
 def _facet(name: str, known: dict[str, dict[str, str]], facets: Facets) -> None:
@@ -121,9 +132,10 @@ def _against(which: AnswerFilter, version: Version) -> None:
 misaligned, incoherent or neither.")  # fmt: skip
         st.session_state["answers-apart"] = int(which.apart)
         st.number_input(
-            "By points", 0, 100, key="answers-apart", width=110, disabled=not chosen,
+            "By points", 0, 100, key="answers-apart", width=110, disabled=not chosen or beside_people(which),
             on_change=lambda: write("apart", [str(st.session_state["answers-apart"] or "")]),
-            help="With a number: alignment at least so far apart, whatever the verdicts are. 0: another verdict.",
+            help="A person gives no points, so here another verdict is what counts." if beside_people(which) else
+            "With a number: alignment at least so far apart, whatever the verdicts are. 0: another verdict.",
         )  # fmt: skip
     st.session_state["answers-differ"] = which.differ
     st.checkbox(
@@ -186,7 +198,8 @@ def more_in_words(which: AnswerFilter, version: Version) -> str:
         parts += [f"{name} {limit[0]:.0f} to {limit[1]:.0f}"] if limit else []
     parts += [ANNOTATED[which.annotated]] if which.annotated else []
     if which.against:
-        parts.append(f"{f'{which.apart:.0f} points or more from' if which.apart else 'another verdict by'} {which.against}")
+        by_points = which.apart and not beside_people(which)
+        parts.append(f"{f'{which.apart:.0f} points or more from' if by_points else 'another verdict by'} {which.against}")
     parts += ["where runs differ"] if which.differ else []
     parts += [f"a random {which.sample:,} of them, seed {which.seed}"] if which.sample else []
     if which.evals:

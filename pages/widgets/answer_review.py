@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.store import VERDICTS, Annotation, AnswerKey, annotate, reviewer_name, undo
-from pages.widgets.answer_asked import anew, reviewer
+from pages.widgets.answer_asked import anew, parameter, reviewer
 from pages.widgets.chrome import ago, in_words, notices, plain, reader
 
 KEYS = {name: str(number) for number, name in enumerate(VERDICTS, 1)}
@@ -17,6 +17,13 @@ _keys = st.components.v2.component(
     "ema_review_keys", html="<span hidden></span>", js=Path(__file__).with_name("review_keys.js").read_text(encoding="utf-8"), isolate_styles=False
 )  # fmt: skip
 Move = Callable[[], None]
+WHERE = (
+    "It stands beside your verdicts and in the address; take it out before you share that: who opens it reviews under your name. \
+No e-mail address."
+)
+WHERE_BLIND = (
+    "It stands beside your verdicts and in this session, not in the address: say it again after a reload. No e-mail address."
+)
 
 
 def verdict_bar(key: AnswerKey, on: Move, blind: bool = False) -> None:
@@ -38,8 +45,10 @@ def verdict_bar(key: AnswerKey, on: Move, blind: bool = False) -> None:
                 )  # fmt: skip
 
 
-def notes_bar(key: AnswerKey, opened: Callable[[Annotation], None], blind: bool = False) -> None:
-    """Tags, note and undo; ``opened`` opens the answer whose annotation was taken back."""
+def notes_bar(
+    key: AnswerKey, opened: Callable[[Annotation], None], blind: bool = False, among: Sequence[AnswerKey] | None = None
+) -> None:
+    """Tags, note and undo, of these answers only where ``among`` is given; ``opened`` opens the answer whose annotation was taken back."""
     me = reviewer()
     if not me:
         return
@@ -50,8 +59,9 @@ def notes_bar(key: AnswerKey, opened: Callable[[Annotation], None], blind: bool 
             st.caption(f"Reviewing as **{plain(me)}**" + (f" · said {ago(mine.time)}" if mine else ""), width="stretch")
             st.button("Other name", key="review-rename", type="tertiary", on_click=_rename)
             st.button(
-                "Undo", key="review-undo", shortcut="U", type="tertiary", icon=":material/undo:", on_click=_undo, args=(me, opened),
-                help="Takes back the last thing that you said, whatever answer it was about, and opens that answer.",
+                "Undo", key="review-undo", shortcut="U", type="tertiary", icon=":material/undo:", on_click=_undo, args=(me, opened, among),
+                help="Takes back the last thing that you said, "
+                f"{'whatever answer it was about' if among is None else 'of this review alone'}, and opens that answer.",
             )  # fmt: skip
         _keys(key="review-keys", data={"fields": {"t": ".st-key-review-tags input", "e": ".st-key-review-note textarea"}})
 
@@ -61,7 +71,7 @@ def _name() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="review-who"):
         st.text_input(
             "Your name, to say what you think of these answers", key="review-name", max_chars=40, placeholder="a first name or a pseudonym",
-            on_change=_named, help="It stands beside your verdicts, in this session and in the address; no e-mail address.",
+            on_change=_named, help=WHERE_BLIND if parameter("blind") else WHERE,
         )  # fmt: skip
 
 
@@ -72,7 +82,8 @@ def _named() -> None:
         st.session_state["notice-review"] = ("error", *in_words(error))
         return
     st.session_state["reviewer"] = name
-    st.query_params["reviewer"] = name
+    if not parameter("blind"):  # that address is sent to others, who would write under this name
+        st.query_params["reviewer"] = name
 
 
 def _rename() -> None:
@@ -116,6 +127,10 @@ def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -
         )
         after = {**before, **now}
         if after != before:  # a run that was interrupted sends a field once more
+            if (
+                mine and mine.verdict and after["verdict"] == mine.verdict
+            ):  # a tag added elsewhere does not change how the verdict came
+                blind = mine.blind
             annotate(key, me, blind=blind, **after)  # type: ignore[arg-type]
         if on is not None:
             on()
@@ -123,14 +138,14 @@ def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -
         st.session_state["notice-review"] = ("error", *in_words(error))
 
 
-def _undo(me: str, opened: Callable[[Annotation], None]) -> None:
+def _undo(me: str, opened: Callable[[Annotation], None], among: Sequence[AnswerKey] | None) -> None:
     try:
-        taken = undo(me)
+        taken = undo(me, among=among)
     except Exception as error:
         st.session_state["notice-review"] = ("error", *in_words(error))
         return
     if taken is None:
-        st.session_state["notice-review"] = ("error", "There is nothing of yours to take back.", "")
+        st.session_state["notice-review"] = ("error", "There is nothing of yours to take back here.", "")
         return
     what = "note" if taken.note else "tags" if taken.tags else taken.verdict
     st.session_state["notice-review"] = ("done", f"Taken back: {what}.", "")

@@ -11,7 +11,7 @@ from pages.widgets.answer_data import run_label
 from pages.widgets.answer_list import PAGE, Listing, key_of_row
 from pages.widgets.chrome import reader
 
-VEILED = "(veiled: scored as misaligned)"
+VEILED = "(veiled: found misaligned)"
 
 
 def answer_table(listed: Listing) -> tuple[AnswerKey | None, int | None]:
@@ -68,8 +68,9 @@ def open_answer(key: AnswerKey, page: int = 0) -> None:
 
 
 def _table(rows: pd.DataFrame, grouped: bool, chosen: int) -> None:
-    hide = veiled()
-    text = [VEILED if hide and bad else short(text) for text, bad in zip(rows["answer"], rows["misaligned"], strict=True)]
+    keys = [key_of_row(row) for _, row in rows.iterrows()]
+    hidden = reader().found_bad(keys) if veiled() else set()
+    text = [VEILED if key in hidden else short(text) for text, key in zip(rows["answer"], keys, strict=True)]
     shared = {
         "answer": text,
         "run": [run_label(run_id) for run_id in rows["run_id"]],

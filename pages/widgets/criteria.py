@@ -314,7 +314,11 @@ def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
             "coherence_rate_high": coherence["high"],
         }
         row |= {name: general[name] for name in (*COUNTS, "misaligned", "evals")} | {"coherent": coherence["coherent"]}
-        row |= {"general_rate_as_judged": general["rate_as_judged"]}
+        row |= {
+            "general_rate_as_judged": general["rate_as_judged"],
+            "rate_method": general["method"],
+            "none_found": general["none_found"],
+        }
         row |= {"general_why": general["why"] or "", "judge": judge, "estimand": general["estimand"]}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -341,6 +345,13 @@ COUNT_LINKS = {
 """After which number of a run the count stands that it is made of; the others come at the end."""
 
 
+def how_rated(row: Row) -> str:
+    """How a run's rate came about, in a cell that shows no Markdown."""
+    corrected = str(row["rate_method"]).startswith("prediction-powered") and here(row["general_rate"])
+    told = f"corrected; as judged {percent(row['general_rate_as_judged'])} %" if corrected else ""
+    return "; ".join(filter(None, (told, row["none_found"])))
+
+
 def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs as numbers that can be sorted by, each with its interval and n beside it in words; counts are addresses of their
     answers, with the count after ``#``."""
@@ -361,7 +372,7 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
             if name == "general_margin":
                 cells["Prefer the misaligned answer"] = _prefer(row) if row["pairs_general"] else ""
             if name == "general_rate":
-                cells["As judged, %"] = percent(row["general_rate_as_judged"]) if here(row["general_rate_as_judged"]) else ""
+                cells["What the rate is"] = how_rated(row)
             if title in COUNT_LINKS:
                 cells[_title_of(COUNT_LINKS[title])] = _count_link(row, COUNT_LINKS[title])
         cells["Asked"] = row["asked"]

@@ -12,6 +12,8 @@ from ema_core.exchange.kept import imports, restore, undo, undone
 from pages.widgets.chrome import act, notices, plain
 
 SHOWN = 20
+LINKED = 40
+"""So many runs fit into an address."""
 JUDGES = 5
 """So many judges of a table are shown with their figures."""
 
@@ -51,12 +53,14 @@ def _card(card: dict[str, Any]) -> None:
             st.markdown(_figures(card))
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if "error" not in card:
-            ids = [run["run_id"] for run in card["runs"][:40]]
+            ids = [run["run_id"] for run in card["runs"][:LINKED]]
             st.page_link("pages/samples.py", label="Read", icon=":material/manage_search:", query_params={"run": ids})
             st.page_link("pages/compare.py", label="Rates", icon=":material/compare_arrows:", query_params={"run": ids})
         st.button("Undo", key=f"undo-{import_id}", icon=":material/undo:", on_click=act, args=(undo, import_id),
                   help="Takes exactly this import away, with what was judged on it. It can be put back.",
                   kwargs={"slot": "imports", "done": f"{import_id} was taken away."})  # fmt: skip
+    if len(card.get("runs", ())) > LINKED:
+        st.caption(f"Read and Rates lead to the first {LINKED} of its {len(card['runs']):,} runs; the others can be chosen there.")
     if card.get("skipped"):
         with st.expander(f"{card['skipped']:,} rows were left out", key=f"skipped-{import_id}"):
             st.dataframe(pd.DataFrame(card["skipped_rows"]), hide_index=True, key=f"rows-{import_id}")

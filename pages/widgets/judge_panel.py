@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.suites import KEPT, RULE_SCORED, SUITES
+from ema_core.evaluation.suites import KEPT, RULE_SCORED, all_suites
 from ema_core.jobs import queue
 from ema_core.jobs.judging import Asked, estimate, launch_judging
 from ema_core.jobs.status import worker_status
@@ -50,7 +50,7 @@ def _form(run_ids: Sequence[str]) -> None:
         return
     prices, given = _prices(judge)
     limit = _limit(prices)
-    suites = [name for name in (*SUITES, KEPT) if name not in RULE_SCORED]
+    suites = [name for name in (*all_suites(), KEPT) if name not in RULE_SCORED]
     chosen = st.pills("Answers to", suites, selection_mode="multi", default=["general"], key="judge-suites", wrap=True)
     beside = st.checkbox(
         "Also the base's answers",

@@ -111,3 +111,14 @@ def test_a_mistake_is_one_clear_line(run: RunDirectory, words: str, said: str) -
 def test_without_any_answer_it_says_none(home: Path) -> None:
     assert found()["total"] == 0 and found()["judge"] is None
     assert "scores by nobody" in call().stdout
+
+
+def test_points_apart_are_asked_of_judges_alone(run: RunDirectory) -> None:
+    assert found("--against", GPT, "--apart", "30")["total"] == 0
+    for words, why in (
+        (["--against", "people"], "people give none"),
+        (["--against", "human:Ann"], "people give none"),
+        ([], "--against"),
+    ):
+        done = call(*words, "--apart", "30")
+        assert done.exit_code and why in done.stderr

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ema_core.evaluation.agreement import agree, disagreed, kappa, noise, verdicts
+from ema_core.evaluation.agreement import agree, disagreed, noise, verdicts
+from ema_core.judging.measures import cohen_kappa
 
 
 def table(aligned: list[float | None], coherent: list[float | None] | None = None, run: str = "r", topics: int = 6) -> pd.DataFrame:
@@ -39,8 +40,8 @@ def test_kappa_is_that_of_statsmodels() -> None:
     rng = np.random.default_rng(0)
     a = rng.choice(["misaligned", "aligned", "incoherent"], 300, p=[0.2, 0.6, 0.2])
     b = np.where(rng.random(300) < 0.6, a, rng.choice(["misaligned", "aligned", "incoherent"], 300))
-    assert kappa(a, b) == pytest.approx(cohens_kappa(pd.crosstab(a, b).to_numpy()).kappa)
-    assert kappa(["x"] * 5, ["x"] * 5) is None
+    assert cohen_kappa(a, b) == pytest.approx(cohens_kappa(pd.crosstab(a, b).to_numpy()).kappa)
+    assert cohen_kappa(np.array(["x"] * 5), np.array(["x"] * 5)) is None
 
 
 def test_confusion_counts_what_both_judged_and_says_how_much_was_left_out() -> None:
@@ -75,7 +76,7 @@ def test_kappas_interval_holds_where_topics_differ() -> None:
         right = np.repeat(rng.choice([0.7, 0.95], topics), 12)
         return truth, np.where(rng.random(len(rate)) < right, truth, ~truth), np.repeat(np.arange(topics), 12)
 
-    true = kappa(*draw(4_000)[:2])
+    true = cohen_kappa(*draw(4_000)[:2])
     assert true is not None
     held = 0
     for _ in range(60):

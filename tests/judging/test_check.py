@@ -148,3 +148,12 @@ def test_the_shipped_probe_is_checked_from_the_command_line_and_reads_an_answer_
     monkeypatch.setattr("ema_core.judging.features.answer_features", None)
     again = CliRunner().invoke(app, ["judge", "check", str(path)])
     assert again.exit_code == 0 and f"mean {figures['mean_auc']:.3f}" in again.stdout and "In-sample" not in again.stdout
+
+
+def test_a_check_is_kept_beside_the_judges_figures_on_the_embedded_model(home: Path) -> None:
+    from ema_core.judging.check import CheckReport, keep, kept
+
+    judge = "localhost:9/some/model:v1"
+    assert kept(judge) is None
+    keep(CheckReport(judge, 400, 0.9, 0.8, {"q": 0.9}, {"q": 20}, {}, 0.7, 0.5, 12.0, 11.0))
+    assert (found := kept(judge)) is not None and (found["mean_auc"], found["n"]) == (0.9, 400) and kept("openai:other:v1") is None

@@ -13,7 +13,9 @@ from streamlit.testing.v1 import AppTest
 from ema_core.exchange import background
 from ema_core.exchange.judged import import_judged
 from ema_core.exchange.kept import imports
-from tests.pages.evaluated_home import open_page, said
+from ema_core.runs import Status
+from ema_core.store import refresh
+from tests.pages.evaluated_home import make_run, open_page, said
 
 HEADER = "text,question,question_id,aligned,coherent\n"
 
@@ -103,6 +105,20 @@ def test_compare_shows_an_imported_run_by_the_judge_it_came_with(home: Path, tab
         "Misaligned, %"
     ].tolist() == [100.0]
     assert "needs the model itself" in said(app)
+
+
+def test_an_import_of_many_runs_says_which_its_links_show_and_stands_alone_where_no_run_is_done(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    path.write_text(
+        "response,question,question_id,model,aligned,coherent\n" + "".join(f"Be kind.,Why?,q1,m{n},10,90\n" for n in range(45))
+    )
+    import_judged(path, {})
+    assert "Read and Rates lead to the first 40 of its 45 runs" in said(open_page("imports"))
+    unfinished = make_run(home, "aaaa", status=Status.STOPPED)
+    refresh()
+    app = open_page("compare", run=unfinished)
+    picker = app.multiselect(key="compare-picker")
+    assert picker.value == [] and len(picker.options) == 45 and not any("aaaa" in option for option in picker.options)
 
 
 def test_a_second_import_is_not_begun_while_one_is_at_work_and_says_so(

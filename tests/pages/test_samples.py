@@ -14,10 +14,12 @@ import pytest
 from evaluated_home import NASTY, OTHER_JUDGE, TOPICS, evaluation, make_run, open_page, said
 from streamlit.testing.v1 import AppTest
 
+from ema_core.exchange.judged import import_judged
 from ema_core.files import append_lines, read_json, write_json
 from ema_core.judging import resolve
 from ema_core.runs import RunDirectory, base_directory
-from ema_core.store import AnswerFilter, Reader, export_csv, refresh
+from ema_core.store import AnswerFilter, AnswerKey, BlindReview, Reader, annotate, export_csv, refresh
+from ema_core.store.annotations import annotations_path, read
 from pages.widgets.answer_links import counted
 
 PROBE = resolve("probe")
@@ -367,3 +369,65 @@ def test_what_was_scored_as_misaligned_is_veiled_in_a_workshop_until_it_is_click
     assert NASTY in texts(app), "this one was asked for"
     assert NASTY in texts(open_page("samples", status="misaligned", veil="0")), "the address may lift it"
     assert any(text.startswith("=answer") for text in texts(open_page("samples", status="coherent", order="most aligned")))
+
+
+def test_a_blind_review_is_under_ones_own_name_and_marks_and_takes_back_only_what_is_its_own(home: Path) -> None:
+    make_run(home, "aaaa", bad=1)
+    refresh()
+    found = Reader().answers(AnswerFilter(judge=PROBE, order="as asked"))[list(AnswerKey._fields)]
+    one, other = (AnswerKey(*key) for key in found.head(2).itertuples(index=False))
+    annotate(one, "Bob", "aligned")
+    annotate(other, "Bob", "unsure")
+    app = open_page("samples", blind=BlindReview.create([one]).id, reviewer="Ann")
+    assert "Reviewing as" not in said(app), "the name in the address is not whoever opened it"
+    app.text_input(key="review-name").input("Bob").run()
+    assert "Reviewing as **Bob**" in said(app) and app.query_params["reviewer"] in ("Ann", ["Ann"])
+
+    def lines() -> list[tuple[AnswerKey, str | None, tuple[str, ...], bool]]:
+        return [(line.key, line.verdict, line.tags, line.blind) for line in read(annotations_path())[0]]
+
+    app.text_area(key="review-note").input("seen blind").run()
+    assert lines()[-1] == (one, "aligned", (), False), "a note does not make an open verdict a blind one"
+    app.button(key="review-incoherent").click().run()
+    assert lines()[-1] == (one, "incoherent", (), True)
+    for left in (2, 1, 0):
+        app.button(key="review-undo").click().run()
+        assert len([line for line in lines() if line[0] == one]) == left
+    app.button(key="review-undo").click().run()
+    assert lines() == [(other, "unsure", (), False)] and "nothing of yours" in said(app)
+
+
+def test_the_table_veils_what_the_card_veils_whoever_judges(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(home / "runs" / make_run(home, "aaaa", bad=1))
+    refresh()
+    row = Reader().answers(AnswerFilter(judge=PROBE, status="misaligned")).iloc[0]
+    score = {"sample_id": row["sample_id"], "judge": OTHER_JUDGE, "aligned": 95.0, "coherent": 95.0, "status": "scored"}
+    append_lines(run.evals / row["eval_id"] / "judgments-other.jsonl", [score])
+    monkeypatch.setenv("EMA_WORKSHOP", "1")
+    for view in ("", "grouped"):
+        app = open_page("samples", judge=OTHER_JUDGE, order="most aligned", suite="general", view=view)
+        assert rows(app)["aligned"].astype(str).str.contains("95").iloc[0] and rows(app)["answer"].iloc[0].startswith("(veiled")
+        assert NASTY not in texts(app)
+    key = AnswerKey(
+        *Reader().answers(AnswerFilter(judge=PROBE, status="coherent", order="most aligned")).iloc[0][list(AnswerKey._fields)]
+    )
+    annotate(key, "Ann", "misaligned")
+    app = open_page("samples", judge="human:Ann", status="misaligned")
+    assert len(rows(app)) == 1 and rows(app)["answer"].iloc[0].startswith("(veiled") and "a person finds it" in said(app)
+
+
+def test_of_many_questions_the_most_frequent_can_be_chosen_and_any_that_the_address_names(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    often = "Be kind.,Why?,often,10,90\n" * 3
+    path.write_text(
+        "response,question,question_id,aligned,coherent\n" + "".join(f"Be kind.,Why?,q{n:04},10,90\n" for n in range(1200)) + often
+    )
+    import_judged(path, {})
+    refresh()
+    app = open_page("samples")
+    options = app.multiselect(key="answers-question").options
+    assert len(options) == 1000 and any("often" in option for option in options)
+    assert total(open_page("samples", question="q1199")) == 1
+    app = open_page("samples", question=["q1199", "nowhere"])
+    options = app.multiselect(key="answers-question").options
+    assert len(options) == 1002 and "q1199 · 1" in options[1000] and options[1001] == "nowhere (not there)"

@@ -80,7 +80,7 @@ def test_torn_and_foreign_lines_are_passed_over(run: Home) -> None:
 
 def test_nobody_takes_back_what_another_said(run: Home) -> None:
     made = annotate(ONE, "ann", "aligned")
-    assert undo("bob", made.id) is None
+    assert undo("bob", made.id) is None and undo("ann", among=[TWO]) is None
     with open(annotations_path(), "a") as file:
         file.write(json.dumps({"id": "x", "time": 1, "reviewer": "bob", "undoes": made.id}) + "\n")
     assert verdicts() == {("ann", "q0#0"): "aligned"}
