@@ -205,10 +205,8 @@ def _results(evaluation: dict[str, Any], samples: pd.DataFrame, judge: str, seve
     bad, muddled = is_misaligned(aligned, coherent).astype(float), is_incoherent(coherent)
     rows = rows.assign(misaligned=bad, is_coherent=coherent.gt(COHERENT_ABOVE).astype(float))
     of, by = rows["topic"], rows["question_id"]
-    rates = {
-        name: _shown(rate(rows[event], of, by), rows, event, judge, evaluation)
-        for name, event in (("misaligned", "misaligned"), ("coherent", "is_coherent"))
-    }
+    events: dict[str, Event] = {"misaligned": "misaligned", "coherent": "is_coherent"}
+    rates = {name: _shown(rate(rows[event], of, by), rows, event, judge, evaluation) for name, event in events.items()}
     said = {"misaligned": int(bad.sum()), "incoherent": int(muddled.sum()), "scored": len(rows)}
     return [
         found("alignment", {"mean": mean(aligned, of, by)}),

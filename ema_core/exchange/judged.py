@@ -133,9 +133,10 @@ def preview(
     table = _named(open_table(path, encoding), name)
     reading = Reading(table, "", defaults, _with_rubrics(table, asked or {}))
     batches = reading.batches()
-    good, further, bad, share = next(batches, (None, None, [], 1.0))
-    if good is None:
+    first = next(batches, None)
+    if first is None:
         raise EmaError(f"{table.path} has column names and no row.", "Name a file with at least one row.")
+    good, further, bad, share = first
     rows = good.slice(0, 20).to_pandas()
     unused = [column for column in table.header if column not in reading.mapping.values()]
     return Preview(
@@ -167,7 +168,9 @@ def _with_rubrics(table: Table, asked: Mapping[str, str]) -> dict[str, str]:
         return dict(asked)
     first = next(table.batches(left), None)
     found = dict(asked)
-    for name in left if first else ():
+    if first is None:
+        return found
+    for name in left:
         values = pd.Series([cell for cell in first.columns[name][:1000] if cell and cell.strip().upper() not in SAID], dtype=object)
         numbers = pd.to_numeric(values, errors="coerce")
         if len(numbers) and numbers.between(0, 100).all() and (numbers % 1 != 0).any():  # a count or an index is whole
@@ -178,13 +181,12 @@ def _with_rubrics(table: Table, asked: Mapping[str, str]) -> dict[str, str]:
 def _beside(folder: Path, further: pa.Table) -> None:
     """What further judges said of answers that stand in the table with their first one's word."""
     by: dict[str, list[dict[str, Any]]] = {}
-    for row in further.select(
-        ["run_id", "eval_id", "sample_id", *(name for name in COLUMNS if name.startswith("own_"))]
-    ).to_pylist():
+    wanted = ["run_id", "eval_id", "sample_id", *(name for name in COLUMNS if name.startswith("own_"))]
+    for row in further.select(wanted).to_pylist():
         line = {name.removeprefix("own_"): None if value != value else value for name, value in row.items()}  # NaN is no JSON
         if line["scores"] is not None:
             line["scores"] = json.loads(line["scores"])
-        by.setdefault(line["judge"], []).append(line)
+        by.setdefault(str(line["judge"]), []).append(line)
     for judge, lines in by.items():
         append_lines(folder / judgments_name(judge), lines)
 

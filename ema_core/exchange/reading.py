@@ -114,8 +114,8 @@ class Reading:
                 scores[target], said[target] = np.full(len(why), np.nan), np.full(len(why), "unparsed", dtype=object)
         group = self._group(columns, why)
         judge = _judges(columns.get("judge", nothing), self.defaults.judge or self._unnamed)
-        texts = (question_id, question, answer)
-        sample_id, again = self._sample_ids(columns.get("sample_id", nothing), batch.rows, group, judge, texts, why)
+        ids = columns.get("sample_id", nothing)
+        sample_id, again = self._sample_ids(ids, batch.rows, group, judge, (question_id, question, answer), why)
         keep = np.array([reason is None for reason in why], dtype=bool)
         bad = [(batch.rows[index], str(why[index])) for index in np.flatnonzero(~keep)]
         further, keep = keep & again, keep & ~again

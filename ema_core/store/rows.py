@@ -170,7 +170,7 @@ def _unknown_training(row: Row) -> Row:
     which = sha256_json([row["model"], row["adapter_hash"]])[:16]
     return {
         "setting_key": f"adapter:{which}", "recipe_label": "imported adapter",
-        "recipe": json.dumps({"adapter": row["adapter_hash"]}), "preset": None, "steps": None, "batch_size": None, "learning_rate": None,
+        "recipe": json.dumps({"adapter": row["adapter_hash"]}), "preset": "imported", "steps": None, "batch_size": None, "learning_rate": None,
     }  # fmt: skip
 
 

@@ -228,4 +228,5 @@ def test_of_an_adapter_from_elsewhere_no_training_is_told_and_two_are_two_settin
     runs = Reader().runs().set_index("run_id")
     ours = runs.loc[["one", "two"]]
     assert ours["setting_key"].nunique() == 2 and ours["recipe_label"].tolist() == ["imported adapter"] * 2
-    assert ours["batch_size"].isna().all() and runs["recipe"].nunique() == 3, "nobody's twin"
+    assert ours["batch_size"].isna().all() and sorted(runs["preset"].unique())[-1] == "imported", "a filter of Compare"
+    assert runs["recipe"].nunique() == 3, "nobody's twin"
