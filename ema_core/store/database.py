@@ -21,7 +21,7 @@ import pyarrow as pa
 from ema_core.files import sha256_json
 from ema_core.store.rows import TABLES, Row
 
-ROWS_VERSION = 5
+ROWS_VERSION = 6
 """Raised when the same files give other rows than before, so that older indexes are rebuilt."""
 _CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 ALIAS = "idx"

@@ -169,7 +169,7 @@ def _unknown_training(row: Row) -> Row:
     adapters are never seeds of one setting."""
     which = sha256_json([row["model"], row["adapter_hash"]])[:16]
     return {
-        "setting_key": f"adapter:{which}", "recipe_label": "imported adapter",
+        "setting_key": f"adapter:{which}", "defense_label": NOT_STATED, "recipe_label": "imported adapter",
         "recipe": json.dumps({"adapter": row["adapter_hash"]}), "preset": "imported", "steps": None, "batch_size": None, "learning_rate": None,
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 from store_home import Home, step_event, torn
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.scorecard import setting_table
 from ema_core.files import append_lines, read_json, write_json
 from ema_core.runs import RunDirectory, Status, run_ids, steps
 from ema_core.store import Reader, build_index, refresh
@@ -230,3 +231,6 @@ def test_of_an_adapter_from_elsewhere_no_training_is_told_and_two_are_two_settin
     assert ours["setting_key"].nunique() == 2 and ours["recipe_label"].tolist() == ["imported adapter"] * 2
     assert ours["batch_size"].isna().all() and sorted(runs["preset"].unique())[-1] == "imported", "a filter of Compare"
     assert runs["recipe"].nunique() == 3, "nobody's twin"
+    assert ours["defense_label"].tolist() == ["not stated"] * 2
+    table = setting_table(Reader().frames(), "probe:x:v1")
+    assert len(table) == 3 and table.loc[table["undefended"], "setting_key"].tolist() == [runs.loc["plain", "setting_key"]]
