@@ -50,7 +50,7 @@ def test_from_a_rate_to_its_answers_and_on_by_keys_and_by_link(study: dict[str, 
         page.keyboard.press(key)
         walk.get_by_text(f"{place} of 16", exact=True).wait_for(timeout=WAIT)
     address = page.url
-    box = page.get_by_test_id("stTextInputField")
+    box = page.get_by_role("textbox", name="Search")
     box.click()
     box.press_sequentially("np")  # letters in a field are letters
     page.wait_for_timeout(1000)
