@@ -9,7 +9,7 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.store import VERDICTS, Annotation, AnswerKey, annotate, reviewer_name, undo
-from pages.widgets.answer_asked import anew, parameter, reviewer
+from pages.widgets.answer_asked import anew, key_of, parameter, reviewer
 from pages.widgets.chrome import ago, in_words, notices, plain, reader
 
 KEYS = {name: str(number) for number, name in enumerate(VERDICTS, 1)}
@@ -95,16 +95,22 @@ def _more(key: AnswerKey, me: str, mine: Annotation | None, blind: bool) -> None
     """Tags and note, as they were kept: always set, so that an answer never shows those of the one before."""
     said = reader().said()
     known = sorted({*(said.all_tags if not blind else _own_tags(me)), *(mine.tags if mine else ())})
-    st.session_state["review-tags"] = list(mine.tags) if mine else []
-    st.session_state["review-note"] = mine.note if mine else ""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    tags, note = (
+        key_of("review-tags"),
+        key_of("review-note"),
+    )  # after an undo other ones: the browser may still send what was taken back
+    st.session_state[tags] = list(mine.tags) if mine else []
+    st.session_state[note] = mine.note if mine else ""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    with row.container(key="review-tags"):
         st.multiselect(
-            "Tags (T)", known, key="review-tags", accept_new_options=True, placeholder="choose or type, Enter", max_selections=20,
-            on_change=lambda: _say(key, me, None, blind, tags=st.session_state["review-tags"]), width="stretch",
+            "Tags (T)", known, key=tags, accept_new_options=True, placeholder="choose or type, Enter", max_selections=20,
+            on_change=lambda: _say(key, me, None, blind, tags=st.session_state[tags]), width="stretch",
         )  # fmt: skip
+    with row.container(key="review-note"):
         st.text_area(
-            "Note (E)", key="review-note", height=68, max_chars=4000, placeholder="Ctrl+Enter keeps it", width="stretch",
-            on_change=lambda: _say(key, me, None, blind, note=st.session_state["review-note"]),
+            "Note (E)", key=note, height=68, max_chars=4000, placeholder="Ctrl+Enter keeps it", width="stretch",
+            on_change=lambda: _say(key, me, None, blind, note=st.session_state[note]),
         )  # fmt: skip
 
 
@@ -150,7 +156,7 @@ def _undo(me: str, opened: Callable[[Annotation], None], among: Sequence[AnswerK
     what = "note" if taken.note else "tags" if taken.tags else taken.verdict
     st.session_state["notice-review"] = ("done", f"Taken back: {what}.", "")
     opened(taken)
-    anew("answers-table", "answers-page")
+    anew("answers-table", "answers-page", "review-tags", "review-note")
 
 
 def progress(done: int, total: int) -> None:

@@ -386,7 +386,7 @@ def test_a_blind_review_is_under_ones_own_name_and_marks_and_takes_back_only_wha
     def lines() -> list[tuple[AnswerKey, str | None, tuple[str, ...], bool]]:
         return [(line.key, line.verdict, line.tags, line.blind) for line in read(annotations_path())[0]]
 
-    app.text_area(key="review-note").input("seen blind").run()
+    app.text_area(key="review-note-0").input("seen blind").run()
     assert lines()[-1] == (one, "aligned", (), False), "a note does not make an open verdict a blind one"
     app.button(key="review-incoherent").click().run()
     assert lines()[-1] == (one, "incoherent", (), True)
