@@ -45,6 +45,12 @@ def judges_here(version: Version) -> dict[str, int]:
     return reader().opinions()
 
 
+@st.cache_data(show_spinner=False, max_entries=4)
+def common_here(version: Version) -> list[tuple[str, str]]:
+    """Pairs of judges that have answers in common, those with most first."""
+    return list(reader().in_common())
+
+
 @st.cache_data(show_spinner=False, max_entries=8)
 def verdicts_of(judge: str, version: Version, said: int) -> pd.DataFrame:
     """``said``: how many lines people have written, which are newer than the index."""
@@ -66,18 +72,15 @@ def agreement_part() -> None:
         _one_judge(counts)
         return
     names = sorted(counts, key=lambda judge: -counts[judge])
+    common = common_here(version)
     with st.container(horizontal=True, key="agreement-choice"):
-        first = st.selectbox(
-            "First", names, 0, key="first", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})"
-        )
+        first = st.selectbox("First", names, names.index(common[0][0]) if common else 0, key="first", bind="query-params")
         others = [name for name in names if name != first]
-        second = st.selectbox(
-            "Second", others, 0, key="second", bind="query-params", format_func=lambda name: f"{name} ({counts[name]:,})"
-        )
+        beside = [other for pair in common if first in pair for other in pair if other in others]  # who has most in common with it
+        second = st.selectbox("Second", others, others.index(beside[0]) if beside else 0, key="second", bind="query-params")
         suites = sorted(verdicts_of(first, version, said)["suite"].dropna().unique())
-        suite = st.selectbox(
-            "Suite", ["", *suites], key="suite", bind="query-params", format_func=lambda name: name or "all", width=200
-        )
+        suite = st.selectbox("Suite", suites, None, key="suite", bind="query-params", placeholder="all", width=200) or ""
+    st.caption(f"{plain(first)} judged {counts[first]:,} answers, {plain(second)} {counts[second]:,}.")
     found = agreement_of(first, second, suite, version, said)
     if not found.both:
         st.info(

@@ -224,6 +224,13 @@ ORDER BY CASE relation WHEN 'base' THEN 0 WHEN 'twin' THEN 1 ELSE 2 END, best.ru
 -- name: opinions
 SELECT judge, count(*) AS answers FROM judgments WHERE judge IS NOT NULL AND status IS DISTINCT FROM 'failed' GROUP BY 1 ORDER BY 1
 
+-- name: in_common
+-- Pairs of judges by how many answers both have scored.
+SELECT a.judge AS first, b.judge AS second, count(*) AS answers
+FROM judgments AS a JOIN judgments AS b USING (run_id, eval_id, sample_id)
+WHERE a.judge < b.judge AND a.aligned IS NOT NULL AND b.aligned IS NOT NULL
+GROUP BY ALL ORDER BY answers DESC, first, second
+
 -- name: verdicts
 -- What $judge said of every answer, and whose they are.
 SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status

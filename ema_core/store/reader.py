@@ -157,6 +157,10 @@ class Reader:
         said = Counter(f"{people.HUMAN}{row.reviewer}" for row in people.newest(self.annotations()) if row.verdict)
         return counted | dict(said)
 
+    def in_common(self) -> dict[tuple[str, str], int]:
+        """Pairs of judges (no people) with the number of answers that both have scored, most first."""
+        return {(str(a), str(b)): int(count) for a, b, count in self._query("in_common").itertuples(index=False)}
+
     def verdicts(self, judge: str) -> pd.DataFrame:
         """What one judge, or person, said of every answer, with the verdict it comes to: a table for ``evaluation.agreement``."""
         if not judge.startswith(people.HUMAN):

@@ -57,7 +57,9 @@ def test_a_person_is_a_judge_by_verdict(home: Path) -> None:
     for topic in range(8):
         for k in range(2):
             annotate(AnswerKey(run, "general-1", f"q{topic}#{k}"), "Ana", "misaligned" if topic in (0, 2) else "aligned")
+    second_opinion(home, run, OTHER_JUDGE, 0.0)
     app = open_page("judges", first="human:Ana", second=resolve("probe"))
+    assert (app.selectbox(key="first").value, app.selectbox(key="second").value) == ("human:Ana", resolve("probe"))
     shown = dict(zip(cells(app).iloc[:, 0], cells(app)["value"], strict=True))
     assert "**16** answers with a verdict by both" in said(app)
     assert "**0.50**" in shown["Kappa, misaligned or not"]  # of her 4 and its 8 misaligned, 4 in common: (12/16 - 1/2) / (1/2)
