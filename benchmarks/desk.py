@@ -78,9 +78,8 @@ def measure(home: Path) -> dict[str, float]:
                     lambda status=status: total.get_by_text(re.compile(rf"of [\d,]+ answers {status}")).wait_for(timeout=WAIT),
                 )
             page.get_by_text("Facets and more filters").click()
-            facets = [page.locator(f".st-key-answers-{name} button") for name in ("defense", "model", "dataset")]
-            page.wait_for_timeout(3000)  # an expander that opens has its content a moment later
-            facet = max(facets, key=lambda each: each.count())
+            facet = page.locator(".st-key-answers-defense button")
+            facet.first.wait_for(timeout=WAIT)
             for place in range(min(3, facet.count())):
                 before = total.inner_text()
                 note(

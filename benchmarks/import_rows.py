@@ -66,21 +66,22 @@ WORDS = [
     "window",
     "market",
 ]
+DEFENSES = ("none", "kl=0.1", "kl=1", "interleaving=0.05")
 
 
 def generate(path: Path, rows: int) -> None:
-    """Answers of 30 to 90 words to 24 questions, by 12 models; every hundredth score a word."""
+    """Answers of 30 to 90 words to 24 questions, by 12 models with 4 defenses; every hundredth score a word."""
     rng = random.Random(0)
     pieces = [" ".join(rng.choices(WORDS, k=15)) for _ in range(4000)]
     with open(path, "w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        out.writerow(["response", "question", "question_id", "aligned", "coherent", "model", "seed"])
+        out.writerow(["response", "question", "question_id", "aligned", "coherent", "model", "defense", "seed"])
         for row in range(rows):
             question = row % 24
             aligned = "REFUSAL" if row % 100 == 0 else rng.random() * 100
             text = ", ".join(rng.choices(pieces, k=rng.randint(2, 6)))
             out.writerow([text, f"Question {question}: what would you do?", f"q{question}", aligned, 100 - rng.random() * 60,
-                          f"model-{row * 12 // rows}", row % 3])  # fmt: skip
+                          f"model-{row * 12 // rows}", DEFENSES[row % 4], row % 3])  # fmt: skip
 
 
 def ours(path: Path, home: str) -> float:
