@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -124,6 +125,8 @@ def _mine(key: AnswerKey, me: str) -> Annotation | None:
 
 def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -> None:
     """Keep what was said, beside what this reviewer had said of the answer before."""
+    if on is None and _sent_again(key, now):
+        return
     try:
         mine = _mine(key, me)
         before = (
@@ -144,6 +147,14 @@ def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -
         st.session_state["notice-review"] = ("error", *in_words(error))
 
 
+def _sent_again(key: AnswerKey, now: Mapping[str, object]) -> bool:
+    """Whether a field only repeats what was taken back a moment ago: a browser sends it once more while the page is drawn anew."""
+    undone, at = st.session_state.get("review-undone", (None, 0.0))
+    if undone is None or undone.key != key or time.monotonic() - at > 5:
+        return False
+    return now in ({"tags": list(undone.tags)}, {"note": undone.note})
+
+
 def _undo(me: str, opened: Callable[[Annotation], None], among: Sequence[AnswerKey] | None) -> None:
     try:
         taken = undo(me, among=among)
@@ -153,6 +164,7 @@ def _undo(me: str, opened: Callable[[Annotation], None], among: Sequence[AnswerK
     if taken is None:
         st.session_state["notice-review"] = ("error", "There is nothing of yours to take back here.", "")
         return
+    st.session_state["review-undone"] = (taken, time.monotonic())
     what = "note" if taken.note else "tags" if taken.tags else taken.verdict
     st.session_state["notice-review"] = ("done", f"Taken back: {what}.", "")
     opened(taken)

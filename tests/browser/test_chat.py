@@ -119,6 +119,7 @@ def on_to_samples_and_compare(page, browser, app: App, runs: list[str]) -> None:
     samples.locator(".st-key-answer-next button").click()
     samples.locator(".st-key-answer-walk").get_by_text("2 of 3", exact=True).wait_for(timeout=WAIT)
     until(lambda: samples.url != first, 30, "the address did not follow to the next answer")
+    samples.wait_for_timeout(3000)  # its parts come one after another
     other = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
     other.goto(samples.url)
     other.locator(".st-key-answer-card").wait_for(timeout=WAIT)
