@@ -71,7 +71,7 @@ def measure(home: Path) -> dict[str, float]:
                 print(f"{name}: {found[name][-1]} s", file=sys.stderr)
 
             pills = page.locator(".st-key-answers-status")
-            for status in ("misaligned", "incoherent", "cut"):
+            for status in ("misaligned", "incoherent", "coherent"):
                 note(
                     "filter by status",
                     lambda status=status: pills.locator("button").filter(has_text=re.compile(rf"^{status} ·")).click(),
