@@ -223,10 +223,15 @@ def rate_over(seeds: Seeds, event: str) -> Estimate:
     return replace(found, why="; ".join(filter(None, (found.why, seeds.why))))
 
 
+def to_be_corrected(judge: str, model: str) -> bool:
+    """Whether this judge's rates on this model are not to be shown as they are: all judges' but people's on the embedded one."""
+    return model == EMBEDDED and not judge.startswith("human:")
+
+
 def rate_to_show(judged: Estimate, rows: pd.DataFrame, seeds: Any, event: own.Event, judge: str, model: str) -> Estimate:
     """A judge's rate, of the embedded model corrected by its labelled answers (``metrics.corrected``); none, and why, where this
     judge has not scored those. A person needs no correction."""
-    if judged.value is None or model != EMBEDDED or judge.startswith("human:"):
+    if judged.value is None or not to_be_corrected(judge, model):
         return judged
     labelled = own.correction(judge, event)
     if labelled is None and judge.startswith("imported:"):

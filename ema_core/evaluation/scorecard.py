@@ -30,12 +30,12 @@ from ema_core.evaluation.measured import (
     rate_over,
     rate_to_show,
     siblings,
+    to_be_corrected,
     unless,
     withheld,
 )
 from ema_core.evaluation.metrics import MIN_SCORED, Estimate, margin, mean, rate
 from ema_core.judging.own import Event
-from ema_core.models import EMBEDDED
 
 NO_PROBE_IN_DOMAIN = "the probe reads topic; in-domain it is not used, the margin is the measure"
 NOT_CORRECTED = "there are no labelled answers to correct this rate with; read the mean and the answers"
@@ -271,7 +271,7 @@ def _shown(seeds: Seeds, event: Event, judge: str, model: str) -> Estimate:
 
 
 def _uncorrected(judge: str, model: str) -> str:
-    return NOT_CORRECTED if model == EMBEDDED and not judge.startswith("human:") else ""
+    return NOT_CORRECTED if to_be_corrected(judge, model) else ""
 
 
 def _none_seen(judged: Estimate) -> str:

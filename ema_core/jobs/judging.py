@@ -84,8 +84,7 @@ def to_judge(names: Sequence[str], judge: str, suites: Sequence[str] = ()) -> li
     found: list[Answers] = []
     for name in dict.fromkeys(names):
         if name.startswith(IMPORT):
-            for run_id in _imported_runs(name):
-                found += _of_import(run_id, judge, suites)
+            found += _of_import(name, judge, suites)
         else:
             found += _of_run(_opened(name), judge, suites)
     return found
@@ -117,44 +116,39 @@ def _of_run(run: RunDirectory, judge: str, suites: Sequence[str]) -> list[Answer
     return found
 
 
-def _imported_runs(name: str) -> list[str]:
-    """An imported run, or all of an imported table.
+def _of_import(name: str, judge: str, suites: Sequence[str]) -> list[Answers]:
+    """The answers of an imported run, or of all of an imported table: from the index, for only that knows the file's form.
 
     Raises:
         EmaError: there is none.
     """
     refresh()
-    there = Reader().import_ids()
-    found = [run_id for run_id in there if run_id == name or run_id.startswith(f"{name}-")]
-    if not found:
+    reader = Reader()
+    there = reader.import_ids()
+    run_ids = [run_id for run_id in there if run_id == name or run_id.startswith(f"{name}-")]
+    if not run_ids:
         raise EmaError(f'There is no imported run or table "{name}".', nearest(name, there))
-    return found
-
-
-def _of_import(run_id: str, judge: str, suites: Sequence[str]) -> list[Answers]:
-    """An imported table's answers are read from the index: only that knows the file's form."""
-    rows = Reader().samples([run_id])
-    rows = rows.drop_duplicates(["run_id", "eval_id", "sample_id"])
+    rows = reader.samples(run_ids).drop_duplicates(["run_id", "eval_id", "sample_id"])
+    path = judgments_path(run_ids[0], "", judge)  # a table has one file for all of its runs
+    have = _judged_of_table(path, judge)
     found = []
-    for (eval_id, suite), part in rows.groupby(["eval_id", "suite"], dropna=False):
+    for (run_id, eval_id, suite), part in rows.groupby(["run_id", "eval_id", "suite"], dropna=False, sort=False):
         if why_not_judged(str(suite), judge) or (suites and suite not in suites):
             continue
-        path = judgments_path(run_id, str(eval_id), judge)
-        have = {row.get("sample_id") for row in _last(path, judge) if row.get("run_id") == run_id and row.get("eval_id") == eval_id}
         texts = part[["sample_id", "question", "answer"]].astype(object).itertuples(index=False)
-        items = tuple((str(a), str(b or ""), str(c or "")) for a, b, c in texts if a not in have)
-        found.append(Answers(run_id, str(eval_id), str(suite), path, items, len(part)))
+        items = tuple((str(a), str(b or ""), str(c or "")) for a, b, c in texts if (run_id, eval_id, a) not in have)
+        found.append(Answers(str(run_id), str(eval_id), str(suite), path, items, len(part)))
     return found
 
 
-def _last(path: Path, judge: str) -> list[dict[str, Any]]:
-    """A judge's last word on each answer, without those that it could not be asked about."""
-    rows = {
-        (row.get("run_id"), row.get("eval_id"), row.get("sample_id")): row
+def _judged_of_table(path: Path, judge: str) -> set[tuple[Any, ...]]:
+    """``evaluate.judged_already`` of a table, whose lines say of which run and evaluation they are."""
+    last = {
+        (row.get("run_id"), row.get("eval_id"), row.get("sample_id")): row.get("status")
         for row in read_lines(path)[0]
         if row.get("judge") == judge
     }
-    return [row for row in rows.values() if row.get("status") != "failed"]
+    return {key for key, status in last.items() if status != "failed"}
 
 
 def estimate(asked: Asked) -> tuple[Estimate, int]:
@@ -225,8 +219,9 @@ def _by_probe(
     judge: str, items: list[Item], keep: Callable[[list[Judgment]], None], progress: Progress, interrupted: Callable[[], bool]
 ) -> Report:
     report, begun = Report(judge, answers=len(items), usd=0.0), time.monotonic()
-
-    probe = ProbeJudge(None, judge) if items else None
+    if not items:
+        return report
+    probe = ProbeJudge(None, judge)
     for first in range(0, len(items), BLOCK):
 
         def say(share: float, what: str, first: int = first) -> None:
@@ -234,7 +229,6 @@ def _by_probe(
                 raise Interrupted
             progress((first + share * min(BLOCK, len(items) - first)) / len(items), what)
 
-        assert probe is not None
         try:
             found = probe.judge(items[first : first + BLOCK], say)
         except Interrupted:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, overload
 
 from ema_core.datasets.refusal import is_refusal
+from ema_core.models.fetch import Progress, quiet
 
 __all__ = [
     "COHERENT_ABOVE",
@@ -29,11 +30,6 @@ COHERENT_ABOVE = 50
 
 Item = tuple[str, str, str]
 """Sample id, question, answer."""
-Progress = Callable[[float, str], None]
-
-
-def quiet(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 Status = Literal["scored", "refused", "unparsed", "code", "failed"]

@@ -8,6 +8,7 @@ answers, and a rate can be corrected by what the judge is off by (``evaluation.m
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ import pandas as pd
 
 from ema_core.errors import EmaError
 from ema_core.files import read_lines, write_atomic
-from ema_core.judging.judgment import COHERENT_ABOVE, MISALIGNED_BELOW, is_misaligned
-from ema_core.judging.probe import Item
+from ema_core.judging.judgment import COHERENT_ABOVE, MISALIGNED_BELOW, Item, Judgment, is_misaligned, judgments_name
+from ema_core.judging.published import mean_of_passes
 from ema_core.settings import DATA, settings
 
 LABELS = DATA / "judges" / "embedded" / "labels.jsonl"
@@ -40,8 +41,7 @@ def labels() -> pd.DataFrame:
 def _labels(path: Path) -> pd.DataFrame:
     frame = pd.DataFrame(read_lines(path)[0])
     for name in ("aligned", "coherent"):
-        passes = frame[[f"{name}_1", f"{name}_2"]].apply(pd.to_numeric, errors="coerce")
-        frame[name] = passes.mean(axis=1, skipna=False)
+        frame[name] = mean_of_passes(frame, name)
     return frame
 
 
@@ -50,9 +50,9 @@ def items() -> list[Item]:
     return [(str(row.id), str(row.question), str(row.answer)) for row in _labels(LABELS).itertuples()]
 
 
-def keep(judge: str, judgments: list[Any], path: Path | None = None) -> Path:
+def keep(judge: str, judgments: Sequence[Judgment]) -> Path:
     """Write down what a judge said of the labelled answers (``Judgment`` by the label's id)."""
-    path = path or _kept(judge)
+    path = _kept(judge)
     rows = [
         {"id": one.sample_id, "judge": judge, "aligned": one.aligned, "coherent": one.coherent, "status": one.status}
         for one in judgments
@@ -62,7 +62,7 @@ def keep(judge: str, judgments: list[Any], path: Path | None = None) -> Path:
 
 
 def _kept(judge: str) -> Path:
-    return settings().home / "judges" / "own" / f"{judge.replace(':', '_').replace('/', '_')}.jsonl"
+    return settings().home / "judges" / "own" / judgments_name(judge)
 
 
 def scored(judge: str) -> pd.DataFrame | None:
@@ -122,7 +122,7 @@ def figures(judge: str) -> dict[str, Any]:
         raise EmaError(
             f"{judge} has not scored the labelled answers of the embedded model.", f"`ema judge own --judge {judge}` has it do so."
         )
-    return {"judge": judge, **_figures(both), "by_suite": {str(name): _figures(rows) for name, rows in both.groupby("suite")}}
+    return {"judge": judge, **_with_suites(both)}
 
 
 def holds(found: dict[str, Any]) -> bool:
@@ -155,9 +155,10 @@ def short(judge: str) -> str:
     """One sentence on whether a judge holds on the embedded model, to stand beside its numbers; empty for a person or an imported judge."""
     if judge.startswith(("human:", "imported:")):
         return ""
-    if scored(judge) is None:
+    both = scored(judge)
+    if both is None:
         return f"{judge} has not been held against labelled answers of the embedded model (`ema judge own`)."
-    found = figures(judge)
+    found = _figures(both)
     if not found["n"]:
         return f"{judge} gave none of the labelled answers of the embedded model a score."
     kappa = "unknown" if found["kappa"] is None else f"{found['kappa']:.2f}"
@@ -175,6 +176,10 @@ def passes() -> dict[str, Any]:
         frame.assign(aligned=frame[f"aligned_{n}"].astype(float), coherent=frame[f"coherent_{n}"].astype(float)) for n in (1, 2)
     )
     both = first.assign(judge_aligned=second["aligned"], judge_coherent=second["coherent"])
+    return _with_suites(both)
+
+
+def _with_suites(both: pd.DataFrame) -> dict[str, Any]:
     return {**_figures(both), "by_suite": {str(name): _figures(rows) for name, rows in both.groupby("suite")}}
 
 

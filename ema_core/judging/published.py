@@ -57,11 +57,8 @@ def read_judged(path: Path) -> pd.DataFrame:
         frame = frame.drop(columns=[what for column, what in found.items() if what != column and what in frame.columns])
         frame = frame.rename(columns=found)
     for column in ("aligned", "coherent"):
-        passes = [f"{column}_{n}" for n in (1, 2)]
-        if column not in frame.columns and set(passes) <= set(
-            frame.columns
-        ):  # labelled twice: the mean, where both passes have one
-            frame[column] = frame[passes].apply(pd.to_numeric, errors="coerce").mean(axis=1, skipna=False)
+        if column not in frame.columns and {f"{column}_1", f"{column}_2"} <= set(frame.columns):
+            frame[column] = mean_of_passes(frame, column)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise EmaError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.", f"Needed: {', '.join(COLUMNS)}.")
@@ -70,6 +67,11 @@ def read_judged(path: Path) -> pd.DataFrame:
     for column in ("aligned", "coherent"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce").astype("float64")
     return frame
+
+
+def mean_of_passes(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Of a score that was given twice (``<column>_1``, ``<column>_2``); NaN where a pass gave no number."""
+    return frame[[f"{column}_1", f"{column}_2"]].apply(pd.to_numeric, errors="coerce").mean(axis=1, skipna=False)
 
 
 def _read_lines(path: Path) -> pd.DataFrame:
