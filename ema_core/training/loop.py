@@ -225,7 +225,7 @@ class _Attempt:
 
         recipe, run, total = self.spec.recipe, self.run, len(batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         tokens = sum(map(len, {row.ids for batch in batches for row in batch}))
         stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, tokens)
         model.train()
