@@ -234,7 +234,7 @@ def chromium() -> None:
 def peers(key: str) -> None:
     """What the benchmarks compare with, in ``.venv-bench``, which sees the packages of ``.venv``: both sides use the same torch."""
     file, python = ROOT / "benchmarks" / "requirements-peers.txt", PEERS / "bin" / "python"
-    key = key_of(key, file, PEERS)
+    key = key_of(key, file)
     if is_done("peers", key) and output_of(str(python), "-c", "import trl; print(trl.__version__)"):
         return
     (VENV / ".setup-peers").unlink(missing_ok=True)
