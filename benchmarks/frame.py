@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,8 +48,10 @@ def in_turn(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, lis
     found: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds):
         for side, go in sides.items():
+            clock, work = time.perf_counter(), time.process_time()
             found[side].append(go())
-            print(f"  {side} {number + 1}/{rounds}: {found[side][-1]:.4g}", file=sys.stderr, flush=True)
+            took = f"{time.perf_counter() - clock:.1f} s, {time.process_time() - work:.1f} s of processor time"
+            print(f"  {side} {number + 1}/{rounds}: {found[side][-1]:.4g} ({took})", file=sys.stderr, flush=True)
     return found
 
 
