@@ -61,7 +61,7 @@ TARGETS: tuple[Target, ...] = (
     Target(SAMPLING, "sampling", "higher", 3),
     Target(CHAT_FIRST, "chat", "faster", 2),
     Target(CHAT_RATE, "chat", "higher", 2),
-    Target(JUDGING, "judging", "faster", 5),
+    Target(JUDGING, "judging", "higher", 5),
     Target(SAFE_LORA, "vectors", "faster", 3),
     Target(GAP, "vectors", "faster", 3),
     Target(PERSONA, "vectors", "faster", 3),
