@@ -278,7 +278,7 @@ def penalties(figures: list[dict[str, Any]], name: str) -> list[float]:
 
 @measures(KL)
 def kl(quick: bool) -> list[Row]:
-    steps, rounds = (8, 2) if quick else (16, 3)
+    steps, rounds = (3, 1) if quick else (16, 3)
     batches, values = demo_batches(steps), {}
 
     def ours() -> float:

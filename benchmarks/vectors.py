@@ -89,8 +89,8 @@ def safe_lora(quick: bool) -> list[Row]:
     from ema_core.runs import RunSpec, parse_defense
 
     with own_home(), tempfile.TemporaryDirectory() as folder:
-        other_base(Path(folder))
         run = trained(4)
+        other_base(Path(folder))
         model = PeftModel.from_pretrained(loaded().model, run.adapter)
         sides = [module.lora_B["default"].weight for module in model.modules() if hasattr(module, "lora_B")]
         before = [side.detach().clone() for side in sides]

@@ -23,6 +23,7 @@ def own_home() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
+            trained.cache_clear()
             os.environ.pop("EMA_HOME")
             if before is not None:
                 os.environ["EMA_HOME"] = before
