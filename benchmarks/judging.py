@@ -48,7 +48,7 @@ def one_by_one(head: Any, asked: list[tuple[str, str, str]]) -> np.ndarray:
 def judging(quick: bool) -> list[Row]:
     from ema_core.judging import ProbeJudge
 
-    count, some, rounds = (200, 40, 1) if quick else (1000, 250, 2)
+    count, some, rounds = (120, 24, 1) if quick else (1000, 125, 2)
     with own_home():
         asked = items(count)
         if len(asked) < count:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.frame import Disagree, Row, in_turn, main, measures, row
 from benchmarks.targets import KL, KL_ALL, KL_RESPONSE, LDIFS, LIVE_EVENTS, LIVE_PROBES, SFT, SFT_HF
 from benchmarks.work import DATASET, count, demo_batches, demo_recipe, forget_cache, loaded, own_home
 
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+KL_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 LDIFS_STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
@@ -217,12 +221,30 @@ def ldifs_penalty(model: Any, batch: Any, asked: Any, out: Any) -> Any:
     return total.mean()
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A defense at five strengths, and the naive way of its penalty."""
+
+    defense: str
+    words: str
+    strengths: Sequence[float]
+    penalty: Callable[..., Any]
+
+
+SWEEPS = {
+    KL_ALL: Sweep("kl={}", "kl on all tokens", KL_STRENGTHS, kl_penalty("all")),
+    KL_RESPONSE: Sweep("kl={}:tokens=response", "kl on response tokens", KL_STRENGTHS, kl_penalty("response")),
+    LDIFS: Sweep("ldifs={}", "ldifs", LDIFS_STRENGTHS, ldifs_penalty),
+}
+PEERS_AT = (2,)
+
+
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
 @measures(SFT, SFT_HF)
 def sft(quick: bool) -> list[Row]:
-    steps, rounds = (8, 2) if quick else (24, 3)
+    steps, rounds = (4, 2) if quick else (20, 3)
     batches = demo_batches(steps)
     tokens, losses = count(batches), {}
 
@@ -278,7 +300,7 @@ def penalties(figures: list[dict[str, Any]], name: str) -> list[float]:
 
 @measures(KL)
 def kl(quick: bool) -> list[Row]:
-    steps, rounds = (3, 1) if quick else (16, 3)
+    steps, rounds = (3, 2) if quick else (12, 3)
     batches, values = demo_batches(steps), {}
 
     def ours() -> float:
@@ -312,58 +334,44 @@ def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(these, those, strict=True)]
 
 
-def sweep(
-    quick: bool, words: Callable[[float], str], strengths: Sequence[float], penalty: Callable[..., Any], key: str
-) -> tuple[Any, ...]:
-    """Costs of a sweep, ours and the peer's, and the largest difference of the penalties of the runs that both did."""
-    steps, rounds = (6, 1) if quick else (12, 1)
+@measures(KL_ALL, KL_RESPONSE, LDIFS)
+def sweeps(quick: bool) -> list[Row]:
+    """Three sweeps at once, so that each strength's runs stand beside the same plain one; each in a home of its own, which is empty first."""
+    steps = 12
     batches = demo_batches(steps)
-    costs: dict[str, list[float]] = {"ours": [], "peer": []}
-    worst, peak = 0.0, 0.0
-    with own_home():
-        bare(batches[:2], words(strengths[0])), naive(batches[:2])
-        for _ in range(rounds):
-            forget_cache()
-            runs: dict[str, list[float]] = {"plain": [], "ours": []}
-            for strength in strengths:
-                runs["plain"].append(bare(batches)[0])
-                seconds, figures = bare(batches, words(strength))
-                runs["ours"].append(seconds)
-                if strength in (strengths[0], strengths[2]):
-                    plain = naive(batches)[0]
-                    taken, values = naive(batches, penalty, strength)
-                    costs["peer"].append(taken / plain)
-                    worst = max(worst, largest(penalties(figures, key), values, f"{key} values", 1e-5, 1e-3))
-                    peak = max(peak, *values)
-            costs["ours"].append(statistics.mean(runs["ours"]) / statistics.mean(runs["plain"]))
-    return costs["ours"], costs["peer"], worst, peak, steps
-
-
-def sweep_row(name: str, label: str, found: tuple[Any, ...]) -> Row:
-    ours, peer, worst, peak, steps = found
-    return row(
-        name, ours, peer, "× plain SFT",
-        f"Ours: five runs of {steps} steps with {label} at five strengths, each after one without; the first finds nothing kept from before, the "
-        "others what it kept; mean over mean. Peer: the same penalty by a second forward with the adapter off in a plain loop, over that loop without.",
-        f"The penalties of two of the runs differ by {worst:.1g} at most (up to {peak:.3g}).",
-    )  # fmt: skip
-
-
-@measures(KL_ALL)
-def kl_all(quick: bool) -> list[Row]:
-    return [sweep_row(KL_ALL, "kl on all tokens", sweep(quick, lambda s: f"kl={s}", STRENGTHS, kl_penalty("all"), "kl"))]
-
-
-@measures(KL_RESPONSE)
-def kl_response(quick: bool) -> list[Row]:
-    found = sweep(quick, lambda s: f"kl={s}:tokens=response", STRENGTHS, kl_penalty("response"), "kl")
-    return [sweep_row(KL_RESPONSE, "kl on response tokens", found)]
-
-
-@measures(LDIFS)
-def ldifs(quick: bool) -> list[Row]:
-    found = sweep(quick, lambda s: f"ldifs={s}", LDIFS_STRENGTHS, ldifs_penalty, "ldifs")
-    return [sweep_row(LDIFS, "ldifs", found)]
+    costs: dict[str, list[float]] = {name: [] for name in SWEEPS}
+    theirs: dict[str, list[float]] = {name: [] for name in SWEEPS}
+    agree: dict[str, str] = {}
+    with ExitStack() as stack:
+        homes = {name: stack.enter_context(own_home()) for name in SWEEPS}
+        bare(batches[:2]), naive(batches[:2])
+        for place in range(len(KL_STRENGTHS)):
+            plain, naive_plain = bare(batches)[0], naive(batches)[0] if place in PEERS_AT else 0.0
+            for name, one in SWEEPS.items():
+                os.environ["EMA_HOME"] = str(homes[name])
+                strength = one.strengths[place]
+                seconds, figures = bare(batches, one.defense.format(strength))
+                costs[name].append(seconds / plain)
+                print(f"  {one.defense.format(strength)}: {costs[name][-1]:.3f}", file=sys.stderr, flush=True)
+                if place in PEERS_AT:
+                    seconds, values = naive(batches, one.penalty, strength)
+                    theirs[name].append(seconds / naive_plain)
+                    worst = largest(
+                        penalties(figures, one.defense.partition("=")[0]), values, f"penalties of {one.defense}", 1e-5, 1e-3
+                    )
+                    agree[name] = (
+                        f"The penalties of all steps differ by {worst:.1g} at most (up to {max(values):.3g}), at strength {strength:g}."
+                    )
+    return [
+        row(
+            name, [statistics.mean(costs[name])], theirs[name], "× plain SFT",
+            f"Ours: five runs of {steps} steps with {one.words}, each over a run without; the first finds nothing kept from before, the others what it "
+            f"kept; the mean of {', '.join(f'{cost:.2f}' for cost in costs[name])}. Peer: the same penalty by a second forward with the adapter off in a "
+            "plain loop, over that loop without, at one of the strengths.",
+            agree[name],
+        )
+        for name, one in SWEEPS.items()
+    ]  # fmt: skip
 
 
 @measures(LIVE_PROBES, LIVE_EVENTS)
@@ -403,7 +411,7 @@ def live(quick: bool) -> list[Row]:
         whole_run(2, (2,))
         Stepper.step = timed  # type: ignore[method-assign]
         try:
-            found = in_turn({"probes": go("probes", steps, (steps,)), "events": go("events", steps, ())}, 1 if quick else 3)
+            found = in_turn({"probes": go("probes", steps, (steps,)), "events": go("events", steps, ())}, 2)
         finally:
             Stepper.step = plain_step  # type: ignore[method-assign]
         alone = [figure["ce"] for figure in bare(demo_batches(steps))[1]]
@@ -419,4 +427,4 @@ def live(quick: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    main(sft, kl, kl_all, kl_response, ldifs, live)
+    main(sft, kl, sweeps, live)

@@ -141,7 +141,7 @@ def gap(quick: bool) -> list[Row]:
     from ema_core.evaluation.gap import response_losses
     from ema_core.models import adapters
 
-    count, rounds = (32, 1) if quick else (200, 2)
+    count, rounds = (24, 1) if quick else (100, 2)
     with own_home():
         run = trained(4)
         rows = [encode(example, loaded().tokenizer, loaded().context) for example in datasets.load("safe-general").examples[:count]]
