@@ -120,14 +120,14 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(rows: Sequence[Row], quick: bool, seconds: float) -> str:
+def report(rows: Sequence[Row], quick: bool, seconds: float, load: float) -> str:
     """RESULTS.md."""
     why = {target.name: target.missed for target in TARGETS}
     missed = [row for row in rows if row["met"] is False]
     parts = [
         f"# Benchmarks{' (quick)' if quick else ''}",
         f"`make bench{'-quick' if quick else ''}` on {machine()}. {versions()}. Medians of interleaved repeats; the last call took "
-        f"{seconds / 60:.1f} minutes. Ratios: ours / peer where more is better, peer / ours of times, the cost or time itself under "
+        f"{seconds / 60:.1f} minutes and began at a load of {load:.1f} (0: nothing else was at work). Ratios: ours / peer where more is better, peer / ours of times, the cost or time itself under "
         "\"≤\". The single repeats are in the JSON file beside this one.",
         table(rows),
     ]  # fmt: skip
@@ -177,9 +177,11 @@ def main() -> None:
     tail = "-quick" if given.quick else ""
     results, readable = HERE / f"results{tail}.json", HERE / f"RESULTS{tail}.md"
     rows: list[Row] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
-    todo, start, new = chosen(given.only, given.quick), time.monotonic(), []
+    todo, start, load, new = chosen(given.only, given.quick), time.monotonic(), os.getloadavg()[0], []
     if not todo:
         sys.exit(f"No topic or row is called that. Topics: {', '.join(dict.fromkeys(target.topic for target in TARGETS))}.")
+    if load > 0.5:
+        print(f"Something else is at work on this machine (load {load:.1f}): times will be off.")
     for topic, targets in todo.items():
         began = time.monotonic()
         print(f"==> {topic}", flush=True)
@@ -187,7 +189,7 @@ def main() -> None:
         print(f"    {time.monotonic() - began:.0f} s", flush=True)
         rows = merged(rows, new)
         write(rows, results)
-        readable.write_text(report(rows, given.quick, time.monotonic() - start), encoding="utf-8")
+        readable.write_text(report(rows, given.quick, time.monotonic() - start, load), encoding="utf-8")
     print(table(merged([], new)))
     sys.exit(any(row["ours"] is None for row in new))
 

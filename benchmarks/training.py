@@ -18,6 +18,8 @@ from benchmarks.work import DATASET, count, demo_batches, demo_recipe, forget_ca
 
 KL_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 LDIFS_STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+LAYERS = (1, 8, 16, 23, 30)
+"""What LDIFS reads of the embedded model's 30 layers."""
 
 
 # --- our own way --------------------------------------------------------------------------------------------------
@@ -154,6 +156,7 @@ def naive(batches: list[list[Any]], penalty: Callable[..., Any] | None = None, s
 
     from ema_core.datasets.encoding import collate
     from ema_core.models import adapters
+    from ema_core.models.outputs import outputs
     from ema_core.training.plan import learning_rate
 
     recipe, found = demo_recipe(len(batches)), []
@@ -168,11 +171,12 @@ def naive(batches: list[list[Any]], penalty: Callable[..., Any] | None = None, s
                 group["lr"] = learning_rate(recipe, step, len(batches))
             batch = collate(rows, loaded().tokenizer.pad_token_id, loaded().device)
             asked = {"input_ids": batch.ids, "attention_mask": batch.attention, "use_cache": False}
-            out = model(**asked, output_hidden_states=penalty is ldifs_penalty)
+            with outputs(model.get_base_model().get_decoder(), LAYERS if penalty is ldifs_penalty else ()) as seen:
+                out = model(**asked)
             labels = batch.ids.masked_fill(~batch.response, -100)
             loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
             if penalty is not None:
-                value = penalty(model, batch, asked, out)
+                value = penalty(model, batch, asked, seen if penalty is ldifs_penalty else out)
                 found.append(float(value.detach()))
                 loss = loss + strength * value
             loss.backward()
@@ -203,20 +207,19 @@ def kl_penalty(scope: str) -> Callable[..., Any]:
     return penalty
 
 
-def ldifs_penalty(model: Any, batch: Any, asked: Any, out: Any) -> Any:
+def ldifs_penalty(model: Any, batch: Any, asked: Any, seen: Any) -> Any:
     """A second forward with the adapter off; hidden states of five layers of both, each example's of unit length."""
     import torch
 
-    from ema_core.defenses.ldifs import feature_layers
+    from ema_core.models.outputs import outputs
 
-    with torch.no_grad(), model.disable_adapter():
-        fixed = model.get_base_model().model(**asked, output_hidden_states=True)
-    real = batch.attention.unsqueeze(-1)
-    total = 0
-    layers = feature_layers(len(out.hidden_states) - 1)
-    for layer in layers:
-        a, b = (side.hidden_states[layer] * real for side in (out, fixed))
-        a, b = a / a.flatten(1).norm(dim=1)[:, None, None], b / b.flatten(1).norm(dim=1)[:, None, None]
+    decoder = model.get_base_model().get_decoder()
+    with torch.no_grad(), model.disable_adapter(), outputs(decoder, LAYERS) as fixed:
+        decoder(**asked)
+    real, total = batch.attention.unsqueeze(-1), torch.zeros(len(batch.rows))
+    for layer in LAYERS:
+        a, b = seen[layer] * real, fixed[layer] * real
+        a, b = (side / side.flatten(1).norm(dim=1)[:, None, None] for side in (a, b))
         total = total + (a - b).pow(2).sum((1, 2))
     return total.mean()
 

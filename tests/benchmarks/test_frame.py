@@ -117,7 +117,7 @@ def test_only_chooses_topics_or_rows() -> None:
 
 def test_a_missed_target_is_reported_with_what_it_missed_by() -> None:
     missed = bench.merged([], [row(targets.SAMPLING, [200.0], [100.0], "tokens/s", "", "")])
-    text = bench.report(missed, quick=False, seconds=60)
+    text = bench.report(missed, quick=False, seconds=60, load=0.0)
     assert f"- {targets.SAMPLING}: 2 instead of ≥ 3." in text
     assert "MISSED" in text
 
