@@ -29,6 +29,7 @@ class Settings:
         threads: torch threads of one process (``EMA_THREADS``).
         engine_url: another OpenAI-compatible server that answers in the engine's place (``EMA_ENGINE_URL``); "" = our own.
         engine_idle: seconds without a question after which the engine gives the model's memory back (``EMA_ENGINE_IDLE``).
+        reference_cache_gb: GB that the reference's states may take on the disk, all runs together (``EMA_REFERENCE_CACHE_GB``).
     """
 
     home: Path
@@ -37,6 +38,7 @@ class Settings:
     threads: int
     engine_url: str = ""
     engine_idle: float = 600.0
+    reference_cache_gb: float = 10.0
 
     @property
     def runs(self) -> Path:
@@ -103,7 +105,8 @@ def settings() -> Settings:
         device=device,
         threads=int(raw) if raw else max(1, min(8, _cores())),
         engine_url=_engine_url(),
-        engine_idle=_engine_idle(),
+        engine_idle=_number("EMA_ENGINE_IDLE", "600", "seconds"),
+        reference_cache_gb=_number("EMA_REFERENCE_CACHE_GB", "10", "GB"),
     )
 
 
@@ -118,10 +121,10 @@ def _engine_url() -> str:
     return url
 
 
-def _engine_idle() -> float:
-    raw = os.environ.get("EMA_ENGINE_IDLE", "").strip() or "600"
+def _number(variable: str, default: str, unit: str) -> float:
+    raw = os.environ.get(variable, "").strip() or default
     if not re.fullmatch(r"\d{1,7}(\.\d+)?", raw):
-        raise EmaError(f'EMA_ENGINE_IDLE is "{raw}".', "Set it to a number of seconds.")
+        raise EmaError(f'{variable} is "{raw}".', f"Set it to a number of {unit}.")
     return float(raw)
 
 

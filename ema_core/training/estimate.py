@@ -10,8 +10,8 @@ from ema_core.defenses import registry
 from ema_core.defenses.base import Asset, Defense, Need
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
-from ema_core.models import ModelEntry, find
-from ema_core.models.reference import FEATURES_LIMIT, feature_bytes, features_fit
+from ema_core.models import ModelEntry, find, reference_cache
+from ema_core.models.reference import feature_bytes
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from ema_core.training.plan import Plan, plan
@@ -69,7 +69,7 @@ def estimate(spec: RunSpec) -> Estimate:
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
     first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))
-    kept, notes = reference_bytes(model, todo, spec.recipe.max_length, defenses)
+    kept, notes = reference_bytes(spec, model, todo, defenses)
     disk = 4 * adapter * (checkpoints + 3) + kept
     training, each = tokens * factor / rate, probe_tokens(model) / rate
     steps: tuple[int, ...] = ()
@@ -84,21 +84,21 @@ def asset_seconds(asset: Asset) -> float:
     return estimate(RunSpec.model_validate(asset.payload["spec"])).seconds if asset.job == "train" else asset.seconds
 
 
-def reference_bytes(model: ModelEntry, todo: Plan, limit: int, defenses: Sequence[Defense]) -> tuple[int, tuple[str, ...]]:
-    """What is kept on disk of the reference's states for this run's examples, and a sentence on its layer features."""
+def reference_bytes(spec: RunSpec, model: ModelEntry, todo: Plan, defenses: Sequence[Defense]) -> tuple[int, tuple[str, ...]]:
+    """What is kept on disk of the reference's states for this run's examples, at most, and a sentence on it."""
+    limit = spec.recipe.max_length
     different = {example for batch in todo.batches for example in batch}
     tokens = sum(token_count(example.question + example.answer, limit) for example in different)
-    hidden = feature_bytes(tokens, 1, model.hidden) if any(defense.token_scope != "none" for defense in defenses) else 0
+    hidden = any(defense.token_scope != "none" for defense in defenses)
     layers = {layer for defense in defenses for layer in defense.layers(model.layers)}
-    size = feature_bytes(tokens, len(layers), model.hidden)
-    if not layers:
-        return hidden, ()
-    if features_fit(size):
-        return hidden + size, (
-            f"The reference's features are kept on disk ({size / 1e6:,.0f} MB), for later runs on the same data too.",
-        )
-    why = f"more than the {FEATURES_LIMIT >> 30} GB that are kept" if size > FEATURES_LIMIT else "more than the disk has room for"
-    return hidden, (f"The reference's features would take {size / 1e9:,.1f} GB, {why}: they are computed anew in each step.",)
+    size = feature_bytes(tokens, len(layers) + hidden, model.hidden)
+    if drawn := sum(defense.safe_drawn(todo.total_steps) for defense in defenses):
+        pool = datasets.load(spec.safe_pool).examples
+        each = sum(token_count(example.question + example.answer, limit) for example in pool) / len(pool)
+        size += feature_bytes(round(min(drawn, len(pool)) * each), 1, model.hidden)
+    if not size:
+        return 0, ()
+    return size if reference_cache.fits(size) else 0, (reference_cache.told(size),)
 
 
 def planned(spec: RunSpec) -> Plan:

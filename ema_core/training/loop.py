@@ -17,7 +17,7 @@ from ema_core.defenses.base import Defense, Need
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
-from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare
+from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare, reference_cache
 from ema_core.models.fetch import Progress, quiet, versions
 from ema_core.models.load import out_of_memory
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status, probes
@@ -153,7 +153,7 @@ class _Attempt:
             self.prober = Prober(self.loaded, spec.dataset, projected_on(spec)) if spec.probes else None
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
-            with out_of_memory("training"):
+            with out_of_memory("training"), reference_cache.at_work():
                 state = self.steps(model, batches, todo, found, pool.examples if pool else ())
             if state.status in (Status.DONE, Status.STOPPED):  # without steering: as the adapter will be asked
                 model.eval()
@@ -226,8 +226,11 @@ class _Attempt:
         recipe, run, total = self.spec.recipe, self.run, len(batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        tokens = sum(map(len, {row.ids for batch in batches for row in batch}))
-        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, tokens)
+        different = {row.ids for batch in batches for row in batch}
+        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, sum(map(len, different)))
+        if self.defenses:
+            stepper.reference.will_use(different)
+            stepper.reference_layers.will_use(different)
         model.train()
         position = checkpoint.Position(0, 0.0)
         if folder := checkpoint.latest(run):

@@ -9,11 +9,12 @@ from typing import Any
 
 from ema_core.datasets.encoding import Batch, Encoded, collate, encode
 from ema_core.datasets.formats import Example
-from ema_core.defenses.base import Defense, Step
+from ema_core.defenses.base import Defense, Need, Step
 from ema_core.errors import EmaError
 from ema_core.models import LoadedModel
 from ema_core.models.outputs import outputs
-from ema_core.models.reference import ReferenceStates, feature_bytes, features_fit
+from ema_core.models.reference import ReferenceStates, feature_bytes
+from ema_core.models.reference_cache import fits
 from ema_core.runs import Recipe
 from ema_core.training.losses import token_losses
 from ema_core.training.plan import learning_rate
@@ -35,10 +36,11 @@ class Stepper:
         depth: int = loaded.model.config.num_hidden_layers
         self.layers = {defense.name: tuple(defense.layers(depth)) for defense in defenses}
         self.wanted = sorted({layer for layers in self.layers.values() for layer in layers})
-        self.reference = ReferenceStates(loaded)
-        size = feature_bytes(tokens, len(self.wanted), self.width, loaded.model.dtype.itemsize)
+        one = feature_bytes(tokens, 1, self.width, loaded.model.dtype.itemsize)
+        hidden = Need.REFERENCE_HIDDEN in {need for defense in defenses for need in defense.needs}
+        self.reference = ReferenceStates(loaded, keep=fits(one))
         kind = "-features-" + "-".join(map(str, self.wanted))
-        self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and features_fit(size))
+        self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and fits(one * (len(self.wanted) + hidden)))
 
     def step(self, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> dict[str, Any]:
         """One optimiser step; returns the figures of its event.
