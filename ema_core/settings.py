@@ -26,6 +26,7 @@ class Settings:
         home: runs, queue, index and everything else that belongs to the user (``EMA_HOME``).
         models: model files; large, shared, can be made again (``EMA_MODELS``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``EMA_DEVICE``).
+        dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32`` or ``bfloat16`` (``EMA_DTYPE``): of a model's weights.
         threads: torch threads of one process (``EMA_THREADS``).
         engine_url: another OpenAI-compatible server that answers in the engine's place (``EMA_ENGINE_URL``); "" = our own.
         engine_idle: seconds without a question after which the engine gives the model's memory back (``EMA_ENGINE_IDLE``).
@@ -39,6 +40,7 @@ class Settings:
     engine_url: str = ""
     engine_idle: float = 600.0
     reference_cache_gb: float = 10.0
+    dtype: str = "auto"
 
     @property
     def runs(self) -> Path:
@@ -94,6 +96,9 @@ def settings() -> Settings:
     device = os.environ.get("EMA_DEVICE", "").strip().lower() or "auto"
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise EmaError(f'EMA_DEVICE is "{device}".', "Set it to auto, cpu, cuda or mps.")
+    dtype = os.environ.get("EMA_DTYPE", "").strip().lower() or "auto"
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise EmaError(f'EMA_DTYPE is "{dtype}".', "Set it to auto, float32 or bfloat16.")
     raw = os.environ.get("EMA_THREADS", "").strip()
     if raw and not (raw.isdecimal() and len(raw) <= 4 and 1 <= int(raw) <= MAX_THREADS):
         raise EmaError(f'EMA_THREADS is "{raw}".', f"Set it to a whole number from 1 to {MAX_THREADS}.")
@@ -107,6 +112,7 @@ def settings() -> Settings:
         engine_url=_engine_url(),
         engine_idle=_number("EMA_ENGINE_IDLE", "600", "seconds"),
         reference_cache_gb=_number("EMA_REFERENCE_CACHE_GB", "10", "GB"),
+        dtype=dtype,
     )
 
 

@@ -344,7 +344,7 @@ def _probe(judge: str, loaded: LoadedModel) -> ProbeJudge:
     Raises:
         EmaError: it belongs to other weights.
     """
-    return ProbeJudge(loaded if loaded.id == EMBEDDED else load(EMBEDDED), judge)
+    return ProbeJudge(loaded if loaded.id == EMBEDDED else None, judge)
 
 
 def _judge(item: Item, judge: Judge, share: Share) -> None:

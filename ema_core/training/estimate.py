@@ -24,6 +24,10 @@ TOKENS_PER_SECOND = 150.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
 PROBE_TOKENS = 740.0
 """Training tokens that take as long as one live probe; replaced by what was measured, too."""
+LAYER_STATES = 34
+"""Tensors of the model's width that a layer keeps for the backward pass."""
+FREE_SHARE = 0.8
+"""Of the free memory, what a run's activations may take before they are computed twice instead."""
 EMBEDDED_PARAMETERS = 134_515_008
 
 
@@ -77,6 +81,26 @@ def estimate(spec: RunSpec) -> Estimate:
         steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
     probing = len(steps) * each
     return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing, notes)
+
+
+def too_large(spec: RunSpec, free: int, itemsize: int = 4) -> bool:
+    """Whether the activations of this run's largest batch would not fit into ``free`` bytes; the weights are there already."""
+    model, todo = find(spec.model), planned(spec)
+    return activation_bytes(model, *largest(todo, spec.recipe.max_length), itemsize) > FREE_SHARE * free
+
+
+def largest(todo: Plan, limit: int) -> tuple[int, int]:
+    """Sequences and tokens each of the batch that takes the most, padding counted."""
+    return max(
+        ((len(batch), max(token_count(e.question + e.answer, limit) for e in batch)) for batch in todo.batches),
+        key=lambda shape: shape[0] * shape[1], default=(0, 0),
+    )  # fmt: skip
+
+
+def activation_bytes(model: ModelEntry, rows: int, width: int, itemsize: int = 4, recomputed: bool = False) -> int:
+    """Of one forward pass with its gradient; ``recomputed``: each layer's input alone, and one layer at a time."""
+    one = rows * width * model.hidden * itemsize
+    return one * (model.layers + LAYER_STATES) if recomputed else one * model.layers * LAYER_STATES
 
 
 def asset_seconds(asset: Asset) -> float:

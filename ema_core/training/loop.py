@@ -19,11 +19,11 @@ from ema_core.errors import EmaError
 from ema_core.files import sha256_json
 from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare, reference_cache
 from ema_core.models.fetch import Progress, quiet, versions
-from ema_core.models.load import out_of_memory
+from ema_core.models.load import free_memory, out_of_memory
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status, probes
 from ema_core.settings import settings
 from ema_core.training import checkpoint
-from ema_core.training.estimate import estimate, record_probe, record_throughput
+from ema_core.training.estimate import estimate, record_probe, record_throughput, too_large
 from ema_core.training.plan import Plan, plan
 from ema_core.training.probes import Looks, Prober, settled
 from ema_core.training.step import Stepper
@@ -149,10 +149,13 @@ class _Attempt:
             "rendered_system": self.rendered_system(), "trained_systems": self.trained_systems(todo),
         }  # fmt: skip
         self.refuse_other_than(found)
+        found["gradient_checkpointing"] = self.recomputes()
         with out_of_memory("probing the base"):
             self.prober = Prober(self.loaded, spec.dataset, projected_on(spec)) if spec.probes else None
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
+            if found["gradient_checkpointing"]:
+                self.loaded.model.activation_checkpointing_enable({"use_reentrant": False})
             with out_of_memory("training"), reference_cache.at_work():
                 state = self.steps(model, batches, todo, found, pool.examples if pool else ())
             if state.status in (Status.DONE, Status.STOPPED):  # without steering: as the adapter will be asked
@@ -163,7 +166,17 @@ class _Attempt:
             return state
         finally:
             adapters.detach(model)
+            self.loaded.model.activation_checkpointing_disable()
             self.loaded.model.requires_grad_(False).eval()
+
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass; an attempt that goes on does as the one before."""
+        wanted, known = self.spec.gradient_checkpointing, self.run.state().found.get("gradient_checkpointing")
+        if wanted != "auto":
+            return wanted == "on"
+        if known is not None:
+            return bool(known)
+        return too_large(self.spec, free_memory(self.loaded.device), self.loaded.model.dtype.itemsize)
 
     def refuse_other_than(self, found: dict[str, Any]) -> None:
         """A checkpoint goes on only with the batches and the weights that it was made with.
@@ -225,7 +238,7 @@ class _Attempt:
 
         recipe, run, total = self.spec.recipe, self.run, len(batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         different = {row.ids for batch in batches for row in batch}
         stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, sum(map(len, different)))
         if self.defenses:

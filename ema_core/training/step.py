@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from ema_core.datasets.encoding import Batch, Encoded, collate, encode
+from ema_core.datasets.encoding import Batch, Encoded, collate, encode, moved
 from ema_core.datasets.formats import Example
 from ema_core.defenses.base import Defense, Need, Step
 from ema_core.errors import EmaError
 from ema_core.models import LoadedModel
+from ema_core.models.load import mixed_precision
 from ema_core.models.outputs import outputs
 from ema_core.models.reference import ReferenceStates, feature_bytes
 from ema_core.models.reference_cache import fits
@@ -96,7 +97,8 @@ class Stepper:
         return collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
 
     def hidden(self, batch: Batch) -> Any:
-        return self.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+        with mixed_precision(self.loaded):
+            return self.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
 
     def reference_hidden(self, batch: Batch) -> Any:
         """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""
@@ -121,7 +123,7 @@ class Stepper:
         """Final hidden states [T, D] of one sequence with the adapter off."""
         import torch
 
-        with torch.no_grad(), self.model.disable_adapter():
+        with torch.no_grad(), self.model.disable_adapter(), mixed_precision(self.loaded):
             return self.body(input_ids=torch.tensor([ids], device=self.loaded.device), use_cache=False).last_hidden_state[0]
 
     def padded(self, batch: Batch, kept: ReferenceStates, names: Sequence[str], compute: Any) -> dict[str, Any]:
@@ -133,7 +135,7 @@ class Stepper:
         for i, row in enumerate(batch.rows):
             for name, tensor in kept.get(row.ids, names, compute).items():
                 states[name][i, : len(row.ids)] = tensor
-        return {name: tensor.to(self.loaded.device) for name, tensor in states.items()}
+        return {name: moved(tensor, self.loaded.device) for name, tensor in states.items()}
 
 
 def _only(features: Mapping[int, Any], layers: Sequence[int]) -> dict[int, Any]:
