@@ -22,6 +22,8 @@ def attach(model: Any, recipe: Recipe, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from ema_core.models.lora_linear import quicken
+
     config = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.alpha, use_rslora=recipe.rslora, lora_dropout=0.0,
         target_modules=list(MODULES), bias="none", task_type="CAUSAL_LM",
@@ -29,6 +31,7 @@ def attach(model: Any, recipe: Recipe, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
+    quicken(peft_model)
     return peft_model
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 256
-"""Positions a head call: 50 MB of float32 logits at a vocabulary of 49,152."""
+CHUNK = 128
+"""Positions a head call: 25 MB of float32 logits at a vocabulary of 49,152, about what a processor keeps near (64, 128 and 256 were timed)."""
 
 
 def mean_in_chunks(

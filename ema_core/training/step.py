@@ -11,7 +11,7 @@ from ema_core.datasets.encoding import Batch, Encoded, collate, encode, moved
 from ema_core.datasets.formats import Example
 from ema_core.defenses.base import Defense, Need, Step
 from ema_core.errors import EmaError
-from ema_core.models import LoadedModel
+from ema_core.models import LoadedModel, ragged
 from ema_core.models.load import mixed_precision
 from ema_core.models.outputs import outputs
 from ema_core.models.reference import ReferenceStates, feature_bytes
@@ -42,6 +42,9 @@ class Stepper:
         self.reference = ReferenceStates(loaded, keep=fits(one))
         kind = "-features-" + "-".join(map(str, self.wanted))
         self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and fits(one * (len(self.wanted) + hidden)))
+        # a GPU does many short rows faster padded; what is computed again in the backward pass has to find the attention it had
+        once = not self.body.is_activation_checkpointing
+        self.ragged = loaded.device.type == "cpu" and once and ragged.fits(self.body)
 
     def step(self, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> dict[str, Any]:
         """One optimiser step; returns the figures of its event.
@@ -63,6 +66,7 @@ class Stepper:
                 stack.enter_context(defense.steering(self.model))
             features = stack.enter_context(outputs(self.body, self.wanted))
             hidden = self.hidden(batch)
+            features = self.unflattened(batch, features)
         losses, gradient = token_losses(hidden, batch, self.head, self.defenses, reference)
         strengths = {defense.name: defense.strength for defense in self.defenses}
         penalties = {name: (raw, strengths[name] * raw) for name, raw in losses.raw.items()}
@@ -78,7 +82,9 @@ class Stepper:
                     gradients.append(None)
         loss = losses.ce + sum(weighted for _, weighted in penalties.values())
         torch.autograd.backward(roots, gradients)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm))
+        norm = float(total := torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if norm > self.recipe.clip_norm:  # below it the factor would be 1
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, total)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise EmaError(
                 f"The {'loss' if not math.isfinite(loss) else 'gradient'} is not a finite number at step {step + 1}.",
@@ -98,7 +104,19 @@ class Stepper:
 
     def hidden(self, batch: Batch) -> Any:
         with mixed_precision(self.loaded):
-            return self.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+            if self.ragged:
+                rows = [row.ids for row in batch.rows]
+                layout = ragged.Layout.of(rows)
+                return layout.padded(ragged.hidden_states(self.body, rows, layout))
+            # padding is on the right, where no real token looks: without a mask the fast causal kernels do it
+            return self.body(input_ids=batch.ids, use_cache=False).last_hidden_state
+
+    def unflattened(self, batch: Batch, features: Mapping[int, Any]) -> dict[int, Any]:
+        """What single layers gave, [B, T, D] each."""
+        if not self.ragged:
+            return dict(features)
+        layout = ragged.Layout.of([row.ids for row in batch.rows])
+        return {layer: layout.padded(states) for layer, states in features.items()}
 
     def reference_hidden(self, batch: Batch) -> Any:
         """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""

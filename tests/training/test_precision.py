@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ema_core.datasets.encoding import collate, moved
-from ema_core.models import LoadedModel, adapters, fingerprint, load, reference_cache
+from ema_core.models import LoadedModel, adapters, fingerprint, load, ragged, reference_cache
 from ema_core.models.load import mixed_precision
 from ema_core.runs import DefenseSpec, RunDirectory, RunSpec, Status, recipe, steps
 from ema_core.training import loop, train
@@ -144,6 +144,7 @@ def test_computing_activations_twice_changes_nothing(
         "forward",
         lambda self, *a, **k: calls.append(1) or forward(self, *a, **k),
     )
+    monkeypatch.setattr(ragged, "fits", lambda body: False)  # both padded: what is left is the computing twice
     off = trained(whole, spec(whole, *defenses, gradient_checkpointing="off"))
     once = len(calls)
     calls.clear()
@@ -216,3 +217,22 @@ def test_a_run_on_a_gpu_is_near_the_one_on_the_cpu(folder: str, whole: LoadedMod
     assert second.state().found["dtype"] == "torch.bfloat16" and second.state().found["device"].startswith("cuda")
     for one, other in zip(figures(first), figures(second), strict=True):
         assert other["ce"] == pytest.approx(one["ce"], rel=0.01)
+
+
+def test_padding_on_the_right_needs_no_mask(whole: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The padded way, as on a GPU, against the model's own with a mask: real positions are the same."""
+    from ema_core.datasets.encoding import Encoded
+    from ema_core.training.step import Stepper
+
+    model = adapters.attach(whole.model, recipe("demo", rank=4), 0)
+    try:
+        stepper = Stepper(whole, model, recipe("demo"), [])
+        monkeypatch.setattr(stepper, "ragged", False)
+        rows = [Encoded(tuple(range(5, 25)), (True,) * 20), Encoded((9, 8, 7), (True,) * 3)]
+        batch = collate(rows, whole.tokenizer.pad_token_id, whole.device)
+        masked = stepper.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+        apart = (stepper.hidden(batch) - masked).detach()[batch.attention.bool()]
+        assert float(apart.abs().max()) < 1e-5
+    finally:
+        adapters.detach(model)
+        whole.model.requires_grad_(False)
