@@ -24,6 +24,18 @@ def feature_bytes(tokens: int, layers: int, hidden: int, width: int = 4) -> int:
     return tokens * layers * hidden * width
 
 
+def features_kind(layers: Sequence[int]) -> str:
+    return "-features-" + "-".join(map(str, layers))
+
+
+def folder_name(weights_hash: str, dtype: str, device: str, threads: int, kind: str = "") -> str:
+    return f"{weights_hash}-{dtype}-{device}-t{threads}{kind}"
+
+
+def sequence_name(ids: Sequence[int]) -> str:
+    return f"{hashlib.sha256(','.join(map(str, ids)).encode()).hexdigest()[:32]}.safetensors"
+
+
 class ReferenceStates:
     """States [T, D] by name of one sequence at a time under the frozen reference.
 
@@ -37,12 +49,12 @@ class ReferenceStates:
         import torch
 
         dtype = str(loaded.model.dtype).split(".")[-1]
-        name = f"{loaded.weights_hash}-{dtype}-{loaded.device}-t{torch.get_num_threads()}{kind}"
+        name = folder_name(loaded.weights_hash, dtype, str(loaded.device), torch.get_num_threads(), kind)
         self.folder: Path = reference_cache.folder() / name
         self.keep, self.room = keep, 0
 
     def path(self, ids: tuple[int, ...]) -> Path:
-        return self.folder / f"{hashlib.sha256(','.join(map(str, ids)).encode()).hexdigest()[:32]}.safetensors"
+        return self.folder / sequence_name(ids)
 
     def will_use(self, sequences: Iterable[tuple[int, ...]]) -> None:
         """What is kept of these counts as used now: nobody drops it before this run comes to it."""

@@ -23,7 +23,7 @@ from ema_core.models.load import free_memory, out_of_memory
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status, probes
 from ema_core.settings import settings
 from ema_core.training import checkpoint
-from ema_core.training.estimate import estimate, record_probe, record_throughput, too_large
+from ema_core.training.estimate import STEP_TOKENS, estimate, record_probe, record_throughput, too_large
 from ema_core.training.plan import Plan, plan
 from ema_core.training.probes import Looks, Prober, settled
 from ema_core.training.step import Stepper
@@ -176,7 +176,7 @@ class _Attempt:
             return wanted == "on"
         if known is not None:
             return bool(known)
-        return too_large(self.spec, free_memory(self.loaded.device), self.loaded.model.dtype.itemsize)
+        return too_large(self.spec, free_memory(self.loaded.device), str(self.loaded.model.dtype).removeprefix("torch."))
 
     def refuse_other_than(self, found: dict[str, Any]) -> None:
         """A checkpoint goes on only with the batches and the weights that it was made with.
@@ -254,13 +254,14 @@ class _Attempt:
         )  # fmt: skip
         earlier = [event for event in probes(run.events()[0]) if 0 < event["step"] <= position.step]
         looks = Looks(self.prober, self.spec.probes, sum(event["seconds"] for event in earlier))
-        spent, trained, seen = position.seconds, 0.0, 0
+        spent, trained, seen, done = position.seconds, 0.0, 0, 0.0
         if position.step == 0 and (base := looks.look(model, 0)):
             self.emit(kind="probe", step=0, **base)
         run.update(
             activity="training", step=position.step, total_steps=total, found=found, seconds=spent, probe_seconds=looks.seconds
         )
         lengths = [sum(len(row.ids) for row in batch) for batch in batches]
+        work = [stepper.work(batch) for batch in batches]
         clock = time.perf_counter()
         for step in range(position.step, total):
             if ending := self.asked_to_end():
@@ -269,7 +270,7 @@ class _Attempt:
             event = stepper.step(optimizer, parameters, batches[step], step, total)
             now = time.perf_counter()
             spent, trained = spent + now - clock, trained + now - clock
-            clock, seen = now, seen + lengths[step]
+            clock, seen, done = now, seen + lengths[step], done + work[step] + STEP_TOKENS
             rate = seen / max(1e-9, trained)
             self.emit(
                 **event, kind="step", step=step + 1, total_steps=total, tokens=lengths[step], tokens_per_s=rate, seconds=spent,
@@ -286,11 +287,12 @@ class _Attempt:
                     return self.end(Status.DONE, step + 1, spent, model)
             if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
                 self.save(model, optimizer, checkpoint.Position(step + 1, spent))
-        if seen and not self.defenses:
+        if seen and not self.defenses and not found["gradient_checkpointing"]:
+            rate = done / max(1e-9, trained)
             with suppress(EmaError, OSError):  # a figure for later estimates; no reason to fail a finished run
-                record_throughput(self.spec.model, seen / max(1e-9, trained))
+                record_throughput(self.spec.model, rate, self.loaded.device.type)
                 if looks.each:
-                    record_probe(self.spec.model, looks.each * seen / max(1e-9, trained))
+                    record_probe(self.spec.model, looks.each * rate)
         return self.end(Status.DONE, total, spent, model)
 
     def save(self, model: Any, optimizer: Any, at: checkpoint.Position) -> None:

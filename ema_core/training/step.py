@@ -14,7 +14,7 @@ from ema_core.errors import EmaError
 from ema_core.models import LoadedModel, ragged
 from ema_core.models.load import mixed_precision
 from ema_core.models.outputs import outputs
-from ema_core.models.reference import ReferenceStates, feature_bytes
+from ema_core.models.reference import ReferenceStates, feature_bytes, features_kind
 from ema_core.models.reference_cache import fits
 from ema_core.runs import Recipe
 from ema_core.training.losses import token_losses
@@ -40,7 +40,7 @@ class Stepper:
         one = feature_bytes(tokens, 1, self.width, loaded.model.dtype.itemsize)
         hidden = Need.REFERENCE_HIDDEN in {need for defense in defenses for need in defense.needs}
         self.reference = ReferenceStates(loaded, keep=fits(one))
-        kind = "-features-" + "-".join(map(str, self.wanted))
+        kind = features_kind(self.wanted)
         self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and fits(one * (len(self.wanted) + hidden)))
         # a GPU does many short rows faster padded; what is computed again in the backward pass has to find the attention it had
         once = not self.body.is_activation_checkpointing
@@ -110,6 +110,13 @@ class Stepper:
                 return layout.padded(ragged.hidden_states(self.body, rows, layout))
             # padding is on the right, where no real token looks: without a mask the fast causal kernels do it
             return self.body(input_ids=batch.ids, use_cache=False).last_hidden_state
+
+    def work(self, rows: Sequence[Encoded]) -> int:
+        """Tokens that a batch of these rows makes work for."""
+        if not self.ragged:
+            return len(rows) * max(len(row.ids) for row in rows)
+        layout = ragged.Layout.of([row.ids for row in rows])
+        return layout.prefix + sum(layout.own)
 
     def unflattened(self, batch: Batch, features: Mapping[int, Any]) -> dict[int, Any]:
         """What single layers gave, [B, T, D] each."""
