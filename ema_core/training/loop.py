@@ -24,6 +24,7 @@ from ema_core.runs import RunDirectory, RunSpec, RunState, Status, probes
 from ema_core.settings import settings
 from ema_core.training import checkpoint
 from ema_core.training.estimate import STEP_TOKENS, estimate, record_probe, record_throughput, too_large
+from ema_core.training.memory import Peak, peak
 from ema_core.training.plan import Plan, plan
 from ema_core.training.probes import Looks, Prober, settled
 from ema_core.training.step import Stepper
@@ -133,6 +134,7 @@ class _Attempt:
         self.loaded = loaded
         self.defenses: list[Defense] = registry.build_all(self.spec)
         self.reason = ""
+        self.memory: Peak
 
     def go(self) -> RunState:
         import torch
@@ -150,13 +152,16 @@ class _Attempt:
         }  # fmt: skip
         self.refuse_other_than(found)
         found["gradient_checkpointing"] = self.recomputes()
+        if not self.run.state().estimated:
+            said = estimate(spec)
+            self.run.update(estimated={"seconds": said.seconds, "memory": said.memory})
         with out_of_memory("probing the base"):
             self.prober = Prober(self.loaded, spec.dataset, projected_on(spec)) if spec.probes else None
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
             if found["gradient_checkpointing"]:
                 self.loaded.model.activation_checkpointing_enable({"use_reentrant": False})
-            with out_of_memory("training"), reference_cache.at_work():
+            with out_of_memory("training"), reference_cache.at_work(), peak(self.loaded.device) as self.memory:
                 state = self.steps(model, batches, todo, found, pool.examples if pool else ())
             if state.status in (Status.DONE, Status.STOPPED):  # without steering: as the adapter will be asked
                 model.eval()
@@ -324,6 +329,11 @@ class _Attempt:
                 if report := defense.finish(model):
                     self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
             found["adapter_hash"] = adapters.save(model, self.run.adapter)
-        self.emit(kind="end", status=str(status), step=step, message=self.reason, probe_seconds=state.probe_seconds)
+        most = max(state.peak_memory, self.memory.bytes())
+        self.emit(
+            kind="end", status=str(status), step=step, message=self.reason, probe_seconds=state.probe_seconds, peak_memory=most
+        )
         finished = time.time() if status in (Status.DONE, Status.STOPPED) else None
-        return self.run.update(status=status, step=step, seconds=spent, activity="", found=found, finished=finished)
+        return self.run.update(
+            status=status, step=step, seconds=spent, activity="", found=found, finished=finished, peak_memory=most
+        )
