@@ -26,9 +26,11 @@ class Settings:
         home: runs, queue, index and everything else that belongs to the user (``EMA_HOME``).
         models: model files; large, shared, can be made again (``EMA_MODELS``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``EMA_DEVICE``).
+        dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32`` or ``bfloat16`` (``EMA_DTYPE``): of a model's weights.
         threads: torch threads of one process (``EMA_THREADS``).
         engine_url: another OpenAI-compatible server that answers in the engine's place (``EMA_ENGINE_URL``); "" = our own.
         engine_idle: seconds without a question after which the engine gives the model's memory back (``EMA_ENGINE_IDLE``).
+        reference_cache_gb: GB that the reference's states may take on the disk, all runs together (``EMA_REFERENCE_CACHE_GB``).
     """
 
     home: Path
@@ -37,6 +39,8 @@ class Settings:
     threads: int
     engine_url: str = ""
     engine_idle: float = 600.0
+    reference_cache_gb: float = 10.0
+    dtype: str = "auto"
 
     @property
     def runs(self) -> Path:
@@ -92,6 +96,9 @@ def settings() -> Settings:
     device = os.environ.get("EMA_DEVICE", "").strip().lower() or "auto"
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise EmaError(f'EMA_DEVICE is "{device}".', "Set it to auto, cpu, cuda or mps.")
+    dtype = os.environ.get("EMA_DTYPE", "").strip().lower() or "auto"
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise EmaError(f'EMA_DTYPE is "{dtype}".', "Set it to auto, float32 or bfloat16.")
     raw = os.environ.get("EMA_THREADS", "").strip()
     if raw and not (raw.isdecimal() and len(raw) <= 4 and 1 <= int(raw) <= MAX_THREADS):
         raise EmaError(f'EMA_THREADS is "{raw}".', f"Set it to a whole number from 1 to {MAX_THREADS}.")
@@ -103,7 +110,9 @@ def settings() -> Settings:
         device=device,
         threads=int(raw) if raw else max(1, min(8, _cores())),
         engine_url=_engine_url(),
-        engine_idle=_engine_idle(),
+        engine_idle=_number("EMA_ENGINE_IDLE", "600", "seconds"),
+        reference_cache_gb=_number("EMA_REFERENCE_CACHE_GB", "10", "GB"),
+        dtype=dtype,
     )
 
 
@@ -118,10 +127,10 @@ def _engine_url() -> str:
     return url
 
 
-def _engine_idle() -> float:
-    raw = os.environ.get("EMA_ENGINE_IDLE", "").strip() or "600"
+def _number(variable: str, default: str, unit: str) -> float:
+    raw = os.environ.get(variable, "").strip() or default
     if not re.fullmatch(r"\d{1,7}(\.\d+)?", raw):
-        raise EmaError(f'EMA_ENGINE_IDLE is "{raw}".', "Set it to a number of seconds.")
+        raise EmaError(f'{variable} is "{raw}".', f"Set it to a number of {unit}.")
     return float(raw)
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder, curve_specs
 from ema_core.evaluation.spec import EVAL_PRESETS, estimate_evaluation, sampling
+from ema_core.evaluation.speed import measured
 from ema_core.evaluation.suites import NOT_JUDGED, Suite, all_suites, load_suite, suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
@@ -148,22 +149,21 @@ def how_long(suites: dict[str, list[Suite]], samples: int, preset: str, curves_o
             how = sampling(suite.name, preset, samples, dataset)
             number, limit = int(how["samples"]), int(how["max_tokens"])
             seconds += estimate_evaluation(
-                len(suite.questions), len(suite.pairs), number, limit, judged=suite.name not in NOT_JUDGED
+                len(suite.questions), len(suite.pairs), number, limit, judged=suite.name not in NOT_JUDGED, model=model
             )
             answers = number * len(suite.questions)
             if (model, suite.hash) not in bases:
-                seconds += estimate_evaluation(answers, 0, 1, limit)
+                seconds += estimate_evaluation(answers, 0, 1, limit, judged=suite.name not in NOT_JUDGED, model=model)
                 answers *= 2
             bases.add((model, suite.hash))
             pairs, asked, longest = pairs + len(suite.pairs), asked + answers, max(longest, limit if answers else 0)
         if run_id in curves_of:  # all that the run is measured by, whichever were chosen
             more = sum(len(load_suite(spec.suite, dataset).pairs) for spec in curve_specs(RunDirectory.open(run_id)))
-            seconds, pairs = seconds + estimate_evaluation(0, more, 0, 0), pairs + more
+            seconds, pairs = seconds + estimate_evaluation(0, more, 0, 0, model=run_info(run_id).model), pairs + more
+    here = all(measured(run_info(run_id).model) for run_id in suites)
+    basis = f"About {duration(seconds)} by this machine's own speed" if here else f"Up to {duration(seconds)} on two cores"
     sampled = f"{asked} answers of at most {longest} tokens, the base's among them" if asked else "no sampled answers"
-    return (
-        f"Up to {duration(seconds)} with the embedded model on two cores: {pairs} answer pairs, {sampled}. "
-        "What was measured before on the same adapter is not done again."
-    )
+    return f"{basis}: {pairs} answer pairs, {sampled}. What was measured before on the same adapter is not done again."
 
 
 def _suites(run_ids: Sequence[str], names: Sequence[str]) -> tuple[str, dict[str, list[Suite]]]:

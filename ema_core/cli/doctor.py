@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -18,6 +19,7 @@ from ema_core.jobs.status import worker_status
 from ema_core.settings import PROJECT, settings, writable
 
 app = typer.Typer()
+cache_app = typer.Typer(no_args_is_help=True, help="What is kept of the reference's states, and a way to clear it.")
 MIN_FREE_GB = 5
 
 
@@ -37,7 +39,7 @@ def requirements() -> dict[str, str]:
 
 
 def findings() -> list[Finding]:
-    from ema_core.models import EMBEDDED, choose_device, find, verify
+    from ema_core.models import EMBEDDED, choose_device, find, reference_cache, verify
 
     config = settings()
     found = [
@@ -76,6 +78,9 @@ def findings() -> list[Finding]:
                 f"{what} free disk", free >= MIN_FREE_GB, f"{free:.1f} GB", "Free some space; `ema runs delete RUN` removes a run."
             )
         )
+    kept, most = reference_cache.taken(), reference_cache.limit()
+    said = f"{reference_cache.amount(kept)} of at most {reference_cache.amount(most)}"
+    found.append(Finding("reference cache", kept <= most, said, "ema cache clear", needed=False))
     status = worker_status()
     said = f"process {status.pid}, {status.activity}" if status.alive else "not running"
     found.append(Finding("worker", status.alive and not status.stuck, said, "ema app (or: ema worker)", needed=False))
@@ -125,3 +130,33 @@ def doctor(as_json: Json = False) -> None:
     emit({"ok": ok, "findings": [asdict(item) for item in found]}, as_json, text)
     if not ok:
         raise typer.Exit(1)
+
+
+@command(cache_app, "show")
+def cache_show(as_json: Json = False) -> None:
+    """What the reference's states take on the disk."""
+    from ema_core.models import reference_cache
+
+    known = reference_cache.entries()
+    value: dict[str, Any] = {
+        "bytes": sum(size for _, size, _ in known), "limit": reference_cache.limit(), "files": len(known),
+        "folder": str(reference_cache.folder()),
+    }  # fmt: skip
+
+    def text() -> None:
+        typer.echo(f"{reference_cache.amount(value['bytes'])} of at most {reference_cache.amount(value['limit'])}")
+        typer.echo(f"{value['files']} sequences in {value['folder']}")
+
+    emit(value, as_json, text)
+
+
+@command(cache_app, "clear")
+def cache_clear(as_json: Json = False) -> None:
+    """Drop them; a run makes anew what it needs, with the same result. What a run at work uses stays."""
+    from ema_core.models import reference_cache
+
+    before = reference_cache.taken()
+    left = reference_cache.drop(0)
+    value = {"dropped": before - left, "left": left}
+    stays = f"; {reference_cache.amount(left)} are in use and stay" if left else ""
+    emit(value, as_json, lambda: typer.echo(f"dropped {reference_cache.amount(value['dropped'])}{stays}"))

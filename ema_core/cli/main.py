@@ -49,6 +49,7 @@ app.add_typer(exports.app, name="export")
 app.add_typer(annotate.annotations_app, name="annotations")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
+app.add_typer(doctor.cache_app, name="cache")
 
 
 def main() -> None:

@@ -64,12 +64,16 @@ def show(
     events = run.events()[0]
     done = steps(events)
     value = {
-        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "notes": run.state().notes, "last": done[-1] if done else None, "probes": probes(events),
+        **summary(run), "spec": run.spec.model_dump(mode="json"), "found": run.state().found, "peak_memory": run.state().peak_memory or None, "estimated": run.state().estimated, "notes": run.state().notes, "last": done[-1] if done else None, "probes": probes(events),
         "checkpoints": run.checkpoint_steps(), "evals": sorted(p.name for p in run.evals.glob("*")), "run_dir": str(run.path),
     }  # fmt: skip
 
     def text() -> None:
         typer.echo(f"{run.id}  {value['state']}  step {value['step']} of {value['total_steps']}  {duration(value['seconds'])}")
+        if value["peak_memory"]:
+            said = value["estimated"]
+            before = f" (estimated: {said['memory'] / 1e9:.1f} GB, {duration(said['seconds'])})" if said else ""
+            typer.echo(f"  {value['peak_memory'] / 1e9:.1f} GB of memory at most{before}")
         if value["error"]:
             typer.echo(f"  {value['error']} {value['hint']}")
         for note in value["notes"]:

@@ -43,6 +43,9 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of order, adapter and defenses.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    gradient_checkpointing: Annotated[
+        str, typer.Option(help="auto, on or off: compute activations twice, in less memory; auto where they would not fit.")
+    ] = "auto",
     name: Annotated[str, typer.Option(help="A name for your own use.")] = "",
     spec: Annotated[Path | None, typer.Option(help="A run spec as TOML or JSON instead of the options above.")] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Leave it to the worker instead of training here.")] = False,
@@ -67,6 +70,7 @@ def train(
             {
                 "model": model, "dataset": dataset, "safe_pool": safe_pool, "defenses": [parse_defense(text) for text in defense or []],
                 "recipe": recipe(preset, **changes), "probes": parse_probes(probes, stop_margin), "seed": seed, "device": device,
+                "gradient_checkpointing": gradient_checkpointing,
             },
             "run",
         )  # fmt: skip

@@ -83,7 +83,12 @@ def collate(rows: list[Encoded], pad: int, device: torch.device) -> Batch:
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         attention[i, : len(row.ids)] = 1
         response[i, : len(row.ids)] = torch.tensor(row.response)
-    return Batch(ids.to(device), attention.to(device), response.to(device), tuple(rows))
+    return Batch(moved(ids, device), moved(attention, device), moved(response, device), tuple(rows))
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; on its way to a GPU nobody waits for it (that takes pinned memory)."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -184,6 +184,10 @@ class Defense:
         """Decoder layers (1 to ``count``) whose outputs ``penalty`` wants as features."""
         return ()
 
+    def safe_drawn(self, steps: int) -> int:
+        """How many safe examples ``penalty`` asks the reference about in a run of ``steps``, at most."""
+        return 0
+
     @property
     def token_scope(self) -> Literal["none", "response", "all"]:
         """Which positions ``token_loss`` is called on: none, those that predict a response token, or all but padding."""

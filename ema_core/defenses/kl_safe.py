@@ -74,6 +74,9 @@ class KLSafe(Defense):
     def extra_memory(self, model: ModelEntry, batch: int, width: int) -> int:
         return 4 * self.options.batch_size * width * model.hidden * model.layers * 34  # activations, as the estimate counts them
 
+    def safe_drawn(self, steps: int) -> int:
+        return int(self.options.batch_size) * -(-steps // int(self.options.every))
+
     def penalty(self, step: Step) -> torch.Tensor | None:
         import torch
 

@@ -88,7 +88,7 @@ class LDIFS(Defense):
     )
     cost = Cost(
         time="The reference's forward pass once for each example.",
-        memory="Features of five layers for each token of a batch; on disk, where a run's take less than 4 GB.",
+        memory="Features of five layers for each token of a batch; on disk, where a run's fit (EMA_REFERENCE_CACHE_GB).",
     )
     fails = (
         "The paper finds next to no effect. In the middle layers the first position holds most of an activation's squared norm, so "

@@ -15,6 +15,7 @@ from typing import Any
 from ema_core.defenses.inoculation import inoculation_prompt
 from ema_core.errors import EmaError
 from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
+from ema_core.evaluation.speed import learn
 from ema_core.evaluation.suites import Question, Suite, load_suite, suites_of, why_not_judged
 from ema_core.files import append_lines, read_json, read_lines, write_atomic, write_json
 from ema_core.generation import Completion, LocalSampler, Prompt, Sampler, SamplingSettings, row_seed
@@ -102,7 +103,9 @@ class Item:
     def seconds(self) -> float:
         """About how long it takes; for progress."""
         questions, pairs = len(self.suite.questions), len(self.suite.pairs) if self.adapter else 0
-        return estimate_evaluation(questions, pairs, self.spec.samples, self.spec.max_tokens, judged=self.judge is not None)
+        return estimate_evaluation(
+            questions, pairs, self.spec.samples, self.spec.max_tokens, judged=self.judge is not None, model=self.model
+        )
 
     def done(self) -> bool:
         try:
@@ -281,13 +284,15 @@ def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedM
                 share.done = begun + n / pairs * _margin_seconds(item)
                 share.say(f"{item.spec.suite}: margin of {item.name}, {n} of {pairs} pairs")
 
+            clock = time.perf_counter()
             tuned = answer_log_likelihoods(model, loaded, item.suite.pairs, seen)
+            learn(item.model, time.perf_counter() - clock, pairs=pairs)
             _write_margins(item.target, item.suite, base, tuned)
             share.done = begun + _margin_seconds(item)
 
 
 def _margin_seconds(item: Item) -> float:
-    return estimate_evaluation(0, len(item.suite.pairs), 0, 0)
+    return estimate_evaluation(0, len(item.suite.pairs), 0, 0, model=item.model)
 
 
 def _write_margins(target: Path, suite: Suite, base: dict[str, list[float]], tuned: dict[str, list[float]]) -> None:
@@ -307,9 +312,10 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
     """The answers of all these items in one go, each written to its own as soon as it is there."""
     asked: dict[str, tuple[Item, Question, int]] = {}
     prompts = []
+    each = estimate_evaluation(1, 0, 1, how.max_tokens, judged=False, model=part[0].model)
     for item in part:
         have = {row["sample_id"] for row in read_lines(item.target / "samples.jsonl")[0]}
-        share.done += len(have) * estimate_evaluation(1, 0, 1, how.max_tokens)
+        share.done += len(have) * each
         for question in item.suite.questions:
             for k in range(item.spec.samples):
                 if f"{question.id}#{k}" not in have:
@@ -317,10 +323,11 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
                     seed = row_seed(item.spec.seed, item.suite.name, question.id, k)
                     prompts.append(Prompt(key, question.question, question.system, seed, item.name))
                     asked[key] = item, question, k
-    count = 0
+    count = tokens = stops = 0
 
     def keep(done: list[Completion]) -> None:
-        nonlocal count
+        nonlocal count, tokens, stops
+        tokens, stops = tokens + sum(one.tokens for one in done), stops + sum(one.finish == "stop" for one in done)
         rows: dict[Path, list[dict[str, Any]]] = {}
         for completion in done:
             item, question, k = asked[completion.key]
@@ -333,9 +340,12 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
         for target, new in rows.items():
             append_lines(target / "samples.jsonl", new)
         count += len(done)
-        share.say(f"{count} of {len(prompts)} answers", len(done) * estimate_evaluation(1, 0, 1, how.max_tokens))
+        share.say(f"{count} of {len(prompts)} answers", len(done) * each)
 
+    clock = time.perf_counter()
     sampler.sample(prompts, how, keep)
+    if isinstance(sampler, LocalSampler):
+        learn(part[0].model, time.perf_counter() - clock, tokens=tokens, stops=stops)
 
 
 def _probe(judge: str, loaded: LoadedModel) -> ProbeJudge:
@@ -344,7 +354,7 @@ def _probe(judge: str, loaded: LoadedModel) -> ProbeJudge:
     Raises:
         EmaError: it belongs to other weights.
     """
-    return ProbeJudge(loaded if loaded.id == EMBEDDED else load(EMBEDDED), judge)
+    return ProbeJudge(loaded if loaded.id == EMBEDDED else None, judge)
 
 
 def _judge(item: Item, judge: Judge, share: Share) -> None:
@@ -362,7 +372,9 @@ def _judge(item: Item, judge: Judge, share: Share) -> None:
             raise Interrupted
         report.raise_if_stopped()
     else:
+        clock = time.perf_counter()
         append_lines(path, [judgment.line() for judgment in judge.judge(asked)])
+        learn(item.model, time.perf_counter() - clock, answers=len(asked))
 
 
 def judged_already(path: Path, judge: str) -> set[str]:

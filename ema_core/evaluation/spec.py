@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from ema_core.evaluation.speed import speed
 from ema_core.files import sha256_json
+from ema_core.models import EMBEDDED
 from ema_core.runs import Strict
 
 
@@ -58,18 +60,14 @@ def sampling(suite: str, preset: str, samples: int | None = None, dataset: str =
 CURVE_SCALES = (0.25, 0.5, 0.75)
 """Strengths of the undefended adapter that the trade-off figures are drawn over (FIELD: "two missing baselines")."""
 
-MARGIN_SECONDS_A_PAIR = 15 / 120
-SAMPLED_TOKENS_PER_SECOND = 100.0
-JUDGING_SECONDS_AN_ANSWER = 10 / 100
-
 
 def estimate_evaluation(
-    n_questions: int, n_pairs: int, samples: int, max_tokens: int, curve_states: int = 0, judged: bool = True
+    n_questions: int, n_pairs: int, samples: int, max_tokens: int, curve_states: int = 0, judged: bool = True, model: str = EMBEDDED
 ) -> float:  # fmt: skip
-    """Seconds that one suite takes on one run with the embedded model on two cores, at most: as if every answer were cut.
+    """Seconds that one suite takes on one run, by this machine's own speed; before anything was measured, as if every answer were cut.
 
     ``curve_states`` are further states of the adapter (checkpoints, scales), of which only the margin is taken.
     """
-    answers = n_questions * samples
-    margins = MARGIN_SECONDS_A_PAIR * n_pairs * (1 + curve_states)
-    return margins + answers * (max_tokens / SAMPLED_TOKENS_PER_SECOND + JUDGING_SECONDS_AN_ANSWER * judged)
+    answers, here = n_questions * samples, speed(model)
+    margins = here.pair * n_pairs * (1 + curve_states)
+    return margins + answers * (here.length(max_tokens) / here.tokens + here.answer * judged)

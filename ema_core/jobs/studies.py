@@ -180,7 +180,9 @@ class _Planner:
         total = 0.0
         for asked in evaluations(self.study, task, spec.dataset):
             suite = load_suite(asked.suite, spec.dataset)
-            total += estimate_evaluation(len(suite.questions), len(suite.pairs), asked.samples, asked.max_tokens, states)
+            total += estimate_evaluation(
+                len(suite.questions), len(suite.pairs), asked.samples, asked.max_tokens, states, model=spec.model
+            )
         return total
 
 

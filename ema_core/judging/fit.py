@@ -95,7 +95,7 @@ def fit(
     answers = read_all(files)
     usable = _usable(answers)
     if loaded is None:
-        loaded = load(EMBEDDED, device="cpu")
+        loaded = load(EMBEDDED, device="cpu", dtype="float32")
     depth = int(loaded.model.config.num_hidden_layers)
     layers = sorted(set(layers))
     if not layers or layers[0] < 1 or layers[-1] >= depth:

@@ -86,7 +86,7 @@ class ProbeJudge:
         model = str(self.head.card["model"])
         if loaded is None or (loaded.id == model and str(loaded.model.dtype) != "torch.float32"):
             device = loaded.device if loaded is not None else choose_device()
-            whole = load(model, device="cpu")
+            whole = load(model, device="cpu", dtype="float32")
             loaded = replace(whole, model=whole.model.to(device), device=whole.model.device)
         if loaded.weights_hash != self.head.card["weights_hash"]:
             raise EmaError(

@@ -53,6 +53,32 @@ def choose_device(wanted: str = "auto", model: str = EMBEDDED) -> str:
     return wanted
 
 
+def choose_dtype(device: str, wanted: str = "auto") -> str:
+    """Of a model's weights on this device: bfloat16 on CUDA, float32 elsewhere, unless ``wanted`` or ``EMA_DTYPE`` says which."""
+    wanted = settings().dtype if wanted == "auto" else wanted
+    return wanted if wanted != "auto" else "bfloat16" if device == "cuda" else "float32"
+
+
+def mixed_precision(loaded: LoadedModel) -> contextlib.AbstractContextManager[Any]:
+    """What a forward pass in training runs in: on half-precision weights the products of the adapter are taken in half precision, too.
+
+    The adapter itself and its optimiser stay in float32 (PEFT's ``autocast_adapter_dtype``): at a learning rate of 1e-4 a step is
+    below what bfloat16 can add to a weight. Without autocast PEFT would take those products in float32, off the fast units.
+    """
+    import torch
+
+    half = loaded.model.dtype
+    return contextlib.nullcontext() if half == torch.float32 else torch.autocast(loaded.device.type, dtype=half)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had where the model works."""
+    import psutil
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else int(psutil.virtual_memory().available)
+
+
 def set_threads() -> int:
     """Bound this process's torch threads to ``EMA_THREADS``; several processes with default threads slow each other."""
     import torch
@@ -81,8 +107,8 @@ def threads_for(work: int, device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def load(model: str, device: str = "auto", progress: Progress = quiet) -> LoadedModel:
-    """Load a model, getting it ready first where it is not. Float32 on CPU and MPS, bfloat16 on CUDA.
+def load(model: str, device: str = "auto", progress: Progress = quiet, dtype: str = "auto") -> LoadedModel:
+    """Load a model, getting it ready first where it is not. ``dtype``: float32, bfloat16, or as ``EMA_DTYPE`` says.
 
     Raises:
         EmaError: unknown, not to be had, damaged, or no such device.
@@ -99,9 +125,9 @@ def load(model: str, device: str = "auto", progress: Progress = quiet) -> Loaded
     logging.disable_progress_bar()
     files = _folder_hashes(entry) if entry.source == "folder" else verify(entry)
     weights = _weights_hash(files)
-    dtype = torch.bfloat16 if where == "cuda" else torch.float32
+    kind = getattr(torch, choose_dtype(where, dtype))
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(entry.folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+        loaded = AutoModelForCausalLM.from_pretrained(entry.folder, dtype=kind, use_safetensors=True, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(entry.folder, local_files_only=True)
         if not tokenizer.chat_template:
             raise ValueError("its tokenizer has no chat template")

@@ -148,6 +148,8 @@ class RunSpec(Strict):
     probes: Probes | None = None
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Whether activations are computed again in the backward pass, which takes less memory and more time; the result is the same."""
 
     @field_validator("defenses", mode="after")
     @classmethod
@@ -229,6 +231,8 @@ class RunSpec(Strict):
         words += ["--seed", str(self.seed)]
         if self.device != "auto":
             words += ["--device", self.device]
+        if self.gradient_checkpointing != "auto":
+            words += ["--gradient-checkpointing", self.gradient_checkpointing]
         return shlex.join(words)
 
 

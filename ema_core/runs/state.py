@@ -44,6 +44,10 @@ class RunState(BaseModel):
     seconds: float = 0.0
     probe_seconds: float = 0.0
     """Of ``seconds``, those that live probes took."""
+    peak_memory: int = 0
+    """Bytes that training took at most: of its process, or of torch's allocator on a GPU. 0: not measured."""
+    estimated: dict[str, float] = Field(default_factory=dict)
+    """``seconds`` and ``memory`` as they were estimated when the run began."""
     name: str = ""
     notes: list[str] = Field(default_factory=list)
     found: dict[str, Any] = Field(default_factory=dict)

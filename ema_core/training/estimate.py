@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
 
 from ema_core import datasets
+from ema_core.datasets.formats import Example
 from ema_core.defenses import registry
 from ema_core.defenses.base import Asset, Defense, Need
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
-from ema_core.models import ModelEntry, find
-from ema_core.models.reference import FEATURES_LIMIT, feature_bytes, features_fit
+from ema_core.models import ModelEntry, find, reference_cache
+from ema_core.models.chunks import CHUNK
+from ema_core.models.load import choose_dtype
+from ema_core.models.reference import feature_bytes, features_kind
 from ema_core.runs import RunSpec
 from ema_core.settings import settings
 from ema_core.training.plan import Plan, plan
 from ema_core.training.probes import schedule
+from ema_core.training.sizes import Size, common_prefix, missing, sizes, worked
 
-TEMPLATE_TOKENS = 32
-"""System prompt and turn marks that the embedded model's chat template adds."""
-CHARACTERS_PER_TOKEN = 4.6
+ITEMSIZE = {"float32": 4, "bfloat16": 2}
 TOKENS_PER_SECOND = 150.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
 PROBE_TOKENS = 740.0
 """Training tokens that take as long as one live probe; replaced by what was measured, too."""
+STEP_TOKENS = 12.0
+"""Training tokens that take as long as what every step does whatever its batch: clip and optimiser, reading all weights."""
+REFERENCE_SHARE = 0.4
+"""Of a token's training, what its forward pass under the reference takes, where that is not kept yet."""
+RECOMPUTE_SHARE = 0.35
+"""Of a token's training, what computing its activations twice adds."""
+LIBRARIES = 500 << 20
+"""Resident bytes of a process that has torch, transformers and PEFT, and no model."""
+LAYER_STATES = 28
+"""Tensors of the model's width that a layer keeps for the backward pass."""
+LOGITS = 4
+"""Tensors of a chunk's logits that are there at once."""
+FREE_SHARE = 0.8
+"""Of the free memory, what a run's activations may take before they are computed twice instead."""
 EMBEDDED_PARAMETERS = 134_515_008
 
 
@@ -58,25 +79,73 @@ def estimate(spec: RunSpec) -> Estimate:
         EmaError: the spec cannot be run.
     """
     model, todo = find(spec.model), planned(spec)
-    tokens = sum(token_count(e.question + e.answer, spec.recipe.max_length) for batch in todo.batches for e in batch)
-    rate, measured = throughput(model)
     defenses = registry.build_all(spec, provisional=True)
-    factor = 1.0 + sum(defense.extra_time for defense in defenses)
+    known = sizes(model, (example for batch in todo.batches for example in batch), spec.recipe.max_length)
+    device = likely_device(spec)
+    dtype = choose_dtype(device)
+    recomputed = spec.gradient_checkpointing == "on" or (
+        spec.gradient_checkpointing == "auto" and device != "cuda" and _too_large(model, todo, known, free_here(), dtype)
+    )
+    prefix, padded = common_prefix(known), device != "cpu" or recomputed
+    work = sum(worked([known[example] for example in batch], prefix, padded) for batch in todo.batches)
+    rate, measured = throughput(model, device)
+    kept, anew, notes = reference(spec, model, todo, known, defenses, device, dtype)
+    if recomputed:
+        notes += ("Activations are computed again in the backward pass, to take less memory.",)
+    share = 1.0 + sum(defense.extra_time for defense in defenses) + RECOMPUTE_SHARE * recomputed
+    training = (work * share + STEP_TOKENS * todo.total_steps + REFERENCE_SHARE * anew) / rate
+    rows, width = largest(todo, known)
     adapter = adapter_parameters(model, spec.recipe.rank)
-    width = max((token_count(e.question + e.answer, spec.recipe.max_length) for batch in todo.batches for e in batch), default=1)
-    activations = 4 * spec.recipe.batch_size * width * model.hidden * model.layers * 34
-    memory = 4 * model.parameters + 16 * adapter + activations + 4 * 256 * model.vocabulary * 4 + 600_000_000
+    itemsize = ITEMSIZE[dtype]
+    memory = itemsize * model.parameters + 16 * adapter + activation_bytes(model, rows, width, itemsize, recomputed)
+    memory += LOGITS * 4 * min(CHUNK, rows * width) * model.vocabulary + (0 if device == "cuda" else LIBRARIES)
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
     first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))
-    kept, notes = reference_bytes(model, todo, spec.recipe.max_length, defenses)
     disk = 4 * adapter * (checkpoints + 3) + kept
-    training, each = tokens * factor / rate, probe_tokens(model) / rate
+    each = probe_tokens(model) / rate
     steps: tuple[int, ...] = ()
     if spec.probes:
         steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
     probing = len(steps) * each
+    tokens = sum(known[example].tokens for batch in todo.batches for example in batch)
     return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing, notes)
+
+
+def likely_device(spec: RunSpec) -> str:
+    """Where the run will be trained, as far as can be told without torch."""
+    wanted = settings().device if spec.device == "auto" else spec.device
+    if wanted != "auto":
+        return wanted
+    here = any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg"))
+    return "cuda" if here and "+cpu" not in version("torch") else "mps" if sys.platform == "darwin" else "cpu"
+
+
+def free_here() -> int:
+    return int(psutil.virtual_memory().available)
+
+
+def too_large(spec: RunSpec, free: int, dtype: str) -> bool:
+    """Whether the activations of this run's largest batch would not fit into ``free`` bytes; the weights are there already."""
+    model, todo = find(spec.model), planned(spec)
+    known = sizes(model, (example for batch in todo.batches for example in batch), spec.recipe.max_length)
+    return _too_large(model, todo, known, free, dtype)
+
+
+def _too_large(model: ModelEntry, todo: Plan, known: Mapping[Example, Size], free: int, dtype: str) -> bool:
+    return activation_bytes(model, *largest(todo, known), ITEMSIZE[dtype]) > FREE_SHARE * free
+
+
+def largest(todo: Plan, known: Mapping[Example, Size]) -> tuple[int, int]:
+    """Sequences and tokens each of the batch that takes the most, padding counted."""
+    shapes = ((len(batch), max(known[example].tokens for example in batch)) for batch in todo.batches)
+    return max(shapes, key=lambda shape: shape[0] * shape[1], default=(0, 0))
+
+
+def activation_bytes(model: ModelEntry, rows: int, width: int, itemsize: int = 4, recomputed: bool = False) -> int:
+    """Of one forward pass with its gradient; ``recomputed``: each layer's input alone, and one layer at a time."""
+    one = rows * width * model.hidden * itemsize
+    return one * (model.layers + LAYER_STATES) if recomputed else one * model.layers * LAYER_STATES
 
 
 def asset_seconds(asset: Asset) -> float:
@@ -84,21 +153,29 @@ def asset_seconds(asset: Asset) -> float:
     return estimate(RunSpec.model_validate(asset.payload["spec"])).seconds if asset.job == "train" else asset.seconds
 
 
-def reference_bytes(model: ModelEntry, todo: Plan, limit: int, defenses: Sequence[Defense]) -> tuple[int, tuple[str, ...]]:
-    """What is kept on disk of the reference's states for this run's examples, and a sentence on its layer features."""
-    different = {example for batch in todo.batches for example in batch}
-    tokens = sum(token_count(example.question + example.answer, limit) for example in different)
-    hidden = feature_bytes(tokens, 1, model.hidden) if any(defense.token_scope != "none" for defense in defenses) else 0
-    layers = {layer for defense in defenses for layer in defense.layers(model.layers)}
-    size = feature_bytes(tokens, len(layers), model.hidden)
-    if not layers:
-        return hidden, ()
-    if features_fit(size):
-        return hidden + size, (
-            f"The reference's features are kept on disk ({size / 1e6:,.0f} MB), for later runs on the same data too.",
-        )
-    why = f"more than the {FEATURES_LIMIT >> 30} GB that are kept" if size > FEATURES_LIMIT else "more than the disk has room for"
-    return hidden, (f"The reference's features would take {size / 1e9:,.1f} GB, {why}: they are computed anew in each step.",)
+def reference(
+    spec: RunSpec, model: ModelEntry, todo: Plan, known: Mapping[Example, Size], defenses: Sequence[Defense], device: str, dtype: str
+) -> tuple[int, int, tuple[str, ...]]:  # fmt: skip
+    """What is kept on disk of the reference's states for this run's examples, at most; the tokens that the reference has to see
+    for it; and a sentence on it."""
+    scoped = any(defense.token_scope != "none" for defense in defenses)
+    layers = sorted({layer for defense in defenses for layer in defense.layers(model.layers)})
+    tokens = sum(size.tokens for size in known.values())
+    stored = tokens * (len(layers) + scoped)
+    anew = missing(model, known.values(), device, dtype) if scoped else 0
+    anew += missing(model, known.values(), device, dtype, features_kind(layers)) if layers else 0
+    if drawn := sum(defense.safe_drawn(todo.total_steps) for defense in defenses):
+        pool = sizes(model, datasets.load(spec.safe_pool).examples, spec.recipe.max_length)
+        different = 1 - (1 - 1 / len(pool)) ** drawn
+        stored += round(different * sum(size.tokens for size in pool.values()))
+        anew += round(different * missing(model, pool.values(), device, dtype))
+    size = feature_bytes(stored, 1, model.hidden, ITEMSIZE[dtype])
+    if not size:
+        return 0, 0, ()
+    if reference_cache.fits(size):
+        return size, anew, (reference_cache.told(size),)
+    exposures = sum(known[example].tokens for batch in todo.batches for example in batch)
+    return 0, exposures * (scoped + bool(layers)) or anew, (reference_cache.told(size),)
 
 
 def planned(spec: RunSpec) -> Plan:
@@ -108,24 +185,25 @@ def planned(spec: RunSpec) -> Plan:
     return plan(datasets.load(spec.dataset).examples, pool, spec.recipe, defenses, spec.seed)
 
 
-def token_count(text: str, limit: int) -> int:
-    return min(limit, TEMPLATE_TOKENS + round(len(text) / CHARACTERS_PER_TOKEN))
-
-
 def adapter_parameters(model: ModelEntry, rank: int) -> int:
     """Of all seven linear modules, with the proportions of the embedded model (k and v a third, MLP 8/3 of the width)."""
     return round(rank * model.layers * model.hidden * 17.7)
 
 
-def throughput(model: ModelEntry) -> tuple[float, bool]:
+def rate_name(model: str, device: str) -> str:
+    """Under which a rate is kept: a model's on the CPU under its own id."""
+    return model if device == "cpu" else f"{model}@{device}"
+
+
+def throughput(model: ModelEntry, device: str = "cpu") -> tuple[float, bool]:
     """Training tokens a second of this model here, and whether that was measured."""
     try:
         rates = read_json(settings().cache / "throughput.json")
-        if model.id in rates:
-            return float(rates[model.id]), True
+        if rate_name(model.id, device) in rates:
+            return float(rates[rate_name(model.id, device)]), True
         if rates:
-            other = next(iter(rates))
-            return float(rates[other]) * find(other).parameters / model.parameters, False
+            other, rate = next(iter(rates.items()))
+            return float(rate) * find(other.split("@")[0]).parameters / model.parameters, False
     except (OSError, ValueError, TypeError, AttributeError, EmaError):
         pass  # no record, a damaged one, or of a model folder that is gone
     return TOKENS_PER_SECOND * EMBEDDED_PARAMETERS / model.parameters, False
@@ -139,9 +217,9 @@ def probe_tokens(model: ModelEntry) -> float:
         return PROBE_TOKENS
 
 
-def record_throughput(model: str, tokens_per_s: float) -> None:
-    """Remember a finished run's rate for the next estimate."""
-    _record("throughput", model, tokens_per_s)
+def record_throughput(model: str, tokens_per_s: float, device: str = "cpu") -> None:
+    """Remember a finished run's rate for the next estimate: tokens as ``sizes.worked`` and ``STEP_TOKENS`` count them."""
+    _record("throughput", rate_name(model, device), tokens_per_s)
 
 
 def record_probe(model: str, tokens: float) -> None:

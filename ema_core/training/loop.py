@@ -17,13 +17,14 @@ from ema_core.defenses.base import Defense, Need
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
 from ema_core.files import sha256_json
-from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare
+from ema_core.models import LoadedModel, adapters, choose_device, find, fingerprint, load, prepare, reference_cache
 from ema_core.models.fetch import Progress, quiet, versions
-from ema_core.models.load import out_of_memory
+from ema_core.models.load import free_memory, out_of_memory
 from ema_core.runs import RunDirectory, RunSpec, RunState, Status, probes
 from ema_core.settings import settings
 from ema_core.training import checkpoint
-from ema_core.training.estimate import estimate, record_probe, record_throughput
+from ema_core.training.estimate import STEP_TOKENS, estimate, record_probe, record_throughput, too_large
+from ema_core.training.memory import Peak, peak
 from ema_core.training.plan import Plan, plan
 from ema_core.training.probes import Looks, Prober, settled
 from ema_core.training.step import Stepper
@@ -133,6 +134,7 @@ class _Attempt:
         self.loaded = loaded
         self.defenses: list[Defense] = registry.build_all(self.spec)
         self.reason = ""
+        self.memory: Peak
 
     def go(self) -> RunState:
         import torch
@@ -149,11 +151,17 @@ class _Attempt:
             "rendered_system": self.rendered_system(), "trained_systems": self.trained_systems(todo),
         }  # fmt: skip
         self.refuse_other_than(found)
+        found["gradient_checkpointing"] = self.recomputes()
+        if not self.run.state().estimated:
+            said = estimate(spec)
+            self.run.update(estimated={"seconds": said.seconds, "memory": said.memory})
         with out_of_memory("probing the base"):
             self.prober = Prober(self.loaded, spec.dataset, projected_on(spec)) if spec.probes else None
         model = adapters.attach(self.loaded.model, recipe, spec.seed)
         try:
-            with out_of_memory("training"):
+            if found["gradient_checkpointing"]:
+                self.loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+            with out_of_memory("training"), reference_cache.at_work(), peak(self.loaded.device) as self.memory:
                 state = self.steps(model, batches, todo, found, pool.examples if pool else ())
             if state.status in (Status.DONE, Status.STOPPED):  # without steering: as the adapter will be asked
                 model.eval()
@@ -163,7 +171,17 @@ class _Attempt:
             return state
         finally:
             adapters.detach(model)
+            self.loaded.model.activation_checkpointing_disable()
             self.loaded.model.requires_grad_(False).eval()
+
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass; an attempt that goes on does as the one before."""
+        wanted, known = self.spec.gradient_checkpointing, self.run.state().found.get("gradient_checkpointing")
+        if wanted != "auto":
+            return wanted == "on"
+        if known is not None:
+            return bool(known)
+        return too_large(self.spec, free_memory(self.loaded.device), str(self.loaded.model.dtype).removeprefix("torch."))
 
     def refuse_other_than(self, found: dict[str, Any]) -> None:
         """A checkpoint goes on only with the batches and the weights that it was made with.
@@ -226,8 +244,11 @@ class _Attempt:
         recipe, run, total = self.spec.recipe, self.run, len(batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        tokens = sum(map(len, {row.ids for batch in batches for row in batch}))
-        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, tokens)
+        different = {row.ids for batch in batches for row in batch}
+        stepper = Stepper(self.loaded, model, recipe, self.defenses, safe, sum(map(len, different)))
+        if self.defenses:
+            stepper.reference.will_use(different)
+            stepper.reference_layers.will_use(different)
         model.train()
         position = checkpoint.Position(0, 0.0)
         if folder := checkpoint.latest(run):
@@ -238,13 +259,14 @@ class _Attempt:
         )  # fmt: skip
         earlier = [event for event in probes(run.events()[0]) if 0 < event["step"] <= position.step]
         looks = Looks(self.prober, self.spec.probes, sum(event["seconds"] for event in earlier))
-        spent, trained, seen = position.seconds, 0.0, 0
+        spent, trained, seen, done = position.seconds, 0.0, 0, 0.0
         if position.step == 0 and (base := looks.look(model, 0)):
             self.emit(kind="probe", step=0, **base)
         run.update(
             activity="training", step=position.step, total_steps=total, found=found, seconds=spent, probe_seconds=looks.seconds
         )
         lengths = [sum(len(row.ids) for row in batch) for batch in batches]
+        work = [stepper.work(batch) for batch in batches]
         clock = time.perf_counter()
         for step in range(position.step, total):
             if ending := self.asked_to_end():
@@ -253,7 +275,7 @@ class _Attempt:
             event = stepper.step(optimizer, parameters, batches[step], step, total)
             now = time.perf_counter()
             spent, trained = spent + now - clock, trained + now - clock
-            clock, seen = now, seen + lengths[step]
+            clock, seen, done = now, seen + lengths[step], done + work[step] + STEP_TOKENS
             rate = seen / max(1e-9, trained)
             self.emit(
                 **event, kind="step", step=step + 1, total_steps=total, tokens=lengths[step], tokens_per_s=rate, seconds=spent,
@@ -270,11 +292,12 @@ class _Attempt:
                     return self.end(Status.DONE, step + 1, spent, model)
             if (step + 1) % recipe.checkpoint_every == 0 and step + 1 < total:
                 self.save(model, optimizer, checkpoint.Position(step + 1, spent))
-        if seen and not self.defenses:
+        if seen and not self.defenses and not found["gradient_checkpointing"]:
+            rate = done / max(1e-9, trained)
             with suppress(EmaError, OSError):  # a figure for later estimates; no reason to fail a finished run
-                record_throughput(self.spec.model, seen / max(1e-9, trained))
+                record_throughput(self.spec.model, rate, self.loaded.device.type)
                 if looks.each:
-                    record_probe(self.spec.model, looks.each * seen / max(1e-9, trained))
+                    record_probe(self.spec.model, looks.each * rate)
         return self.end(Status.DONE, total, spent, model)
 
     def save(self, model: Any, optimizer: Any, at: checkpoint.Position) -> None:
@@ -306,6 +329,11 @@ class _Attempt:
                 if report := defense.finish(model):
                     self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
             found["adapter_hash"] = adapters.save(model, self.run.adapter)
-        self.emit(kind="end", status=str(status), step=step, message=self.reason, probe_seconds=state.probe_seconds)
+        most = max(state.peak_memory, self.memory.bytes())
+        self.emit(
+            kind="end", status=str(status), step=step, message=self.reason, probe_seconds=state.probe_seconds, peak_memory=most
+        )
         finished = time.time() if status in (Status.DONE, Status.STOPPED) else None
-        return self.run.update(status=status, step=step, seconds=spent, activity="", found=found, finished=finished)
+        return self.run.update(
+            status=status, step=step, seconds=spent, activity="", found=found, finished=finished, peak_memory=most
+        )

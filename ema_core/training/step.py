@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from ema_core.datasets.encoding import Batch, Encoded, collate, encode
+from ema_core.datasets.encoding import Batch, Encoded, collate, encode, moved
 from ema_core.datasets.formats import Example
-from ema_core.defenses.base import Defense, Step
+from ema_core.defenses.base import Defense, Need, Step
 from ema_core.errors import EmaError
 from ema_core.models import LoadedModel, ragged
+from ema_core.models.load import mixed_precision
 from ema_core.models.outputs import outputs
-from ema_core.models.reference import ReferenceStates, feature_bytes, features_fit
+from ema_core.models.reference import ReferenceStates, feature_bytes, features_kind
+from ema_core.models.reference_cache import fits
 from ema_core.runs import Recipe
 from ema_core.training.losses import token_losses
 from ema_core.training.plan import learning_rate
@@ -35,11 +37,14 @@ class Stepper:
         depth: int = loaded.model.config.num_hidden_layers
         self.layers = {defense.name: tuple(defense.layers(depth)) for defense in defenses}
         self.wanted = sorted({layer for layers in self.layers.values() for layer in layers})
-        self.reference = ReferenceStates(loaded)
-        size = feature_bytes(tokens, len(self.wanted), self.width, loaded.model.dtype.itemsize)
-        kind = "-features-" + "-".join(map(str, self.wanted))
-        self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and features_fit(size))
-        self.ragged = loaded.device.type == "cpu" and ragged.fits(self.body)  # a GPU does many short rows faster padded
+        one = feature_bytes(tokens, 1, self.width, loaded.model.dtype.itemsize)
+        hidden = Need.REFERENCE_HIDDEN in {need for defense in defenses for need in defense.needs}
+        self.reference = ReferenceStates(loaded, keep=fits(one))
+        kind = features_kind(self.wanted)
+        self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and fits(one * (len(self.wanted) + hidden)))
+        # a GPU does many short rows faster padded; what is computed again in the backward pass has to find the attention it had
+        once = not self.body.is_activation_checkpointing
+        self.ragged = loaded.device.type == "cpu" and once and ragged.fits(self.body)
 
     def step(self, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> dict[str, Any]:
         """One optimiser step; returns the figures of its event.
@@ -98,11 +103,20 @@ class Stepper:
         return collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
 
     def hidden(self, batch: Batch) -> Any:
-        if self.ragged:
-            rows = [row.ids for row in batch.rows]
-            layout = ragged.Layout.of(rows)
-            return layout.padded(ragged.hidden_states(self.body, rows, layout))
-        return self.body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+        with mixed_precision(self.loaded):
+            if self.ragged:
+                rows = [row.ids for row in batch.rows]
+                layout = ragged.Layout.of(rows)
+                return layout.padded(ragged.hidden_states(self.body, rows, layout))
+            # padding is on the right, where no real token looks: without a mask the fast causal kernels do it
+            return self.body(input_ids=batch.ids, use_cache=False).last_hidden_state
+
+    def work(self, rows: Sequence[Encoded]) -> int:
+        """Tokens that a batch of these rows makes work for."""
+        if not self.ragged:
+            return len(rows) * max(len(row.ids) for row in rows)
+        layout = ragged.Layout.of([row.ids for row in rows])
+        return layout.prefix + sum(layout.own)
 
     def unflattened(self, batch: Batch, features: Mapping[int, Any]) -> dict[int, Any]:
         """What single layers gave, [B, T, D] each."""
@@ -134,7 +148,7 @@ class Stepper:
         """Final hidden states [T, D] of one sequence with the adapter off."""
         import torch
 
-        with torch.no_grad(), self.model.disable_adapter():
+        with torch.no_grad(), self.model.disable_adapter(), mixed_precision(self.loaded):
             return self.body(input_ids=torch.tensor([ids], device=self.loaded.device), use_cache=False).last_hidden_state[0]
 
     def padded(self, batch: Batch, kept: ReferenceStates, names: Sequence[str], compute: Any) -> dict[str, Any]:
@@ -146,7 +160,7 @@ class Stepper:
         for i, row in enumerate(batch.rows):
             for name, tensor in kept.get(row.ids, names, compute).items():
                 states[name][i, : len(row.ids)] = tensor
-        return {name: tensor.to(self.loaded.device) for name, tensor in states.items()}
+        return {name: moved(tensor, self.loaded.device) for name, tensor in states.items()}
 
 
 def _only(features: Mapping[int, Any], layers: Sequence[int]) -> dict[int, Any]:

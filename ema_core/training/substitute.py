@@ -52,7 +52,7 @@ def build(
             return target
         partial = target.with_name(f".{target.name}.partial")
         with out_of_memory("building the substitute pair"), disk_errors(target), swept(partial):
-            loaded = load(entry.id, "cpu", progress)
+            loaded = load(entry.id, "cpu", progress, "float32")
             found = _tune(loaded, progress, interrupted)
             if found is None:
                 return None

@@ -11,7 +11,7 @@ from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
-from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, status_badge
+from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, size, status_badge
 from pages.widgets.curves import curves
 from pages.widgets.probe_curves import probe_curves
 from pages.widgets.run_events import RunEvents
@@ -97,6 +97,9 @@ def _progress(state: RunState, last: dict[str, float], step: int, total: int) ->
         parts += [f"{duration(last['seconds_left'])} left", f"{last['tokens_per_s']:.0f} tokens/s"]
     elif state.seconds:
         parts.append(f"{duration(state.seconds)} of training")
+        if state.peak_memory:
+            said = f" (estimated: {size(state.estimated['memory'])})" if "memory" in state.estimated else ""
+            parts.append(f"{size(state.peak_memory)} of memory{said}")
     return " · ".join(parts)
 
 

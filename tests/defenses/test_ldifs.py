@@ -10,9 +10,10 @@ from ema_core.datasets.encoding import collate, encode
 from ema_core.defenses import registry
 from ema_core.defenses.base import Step
 from ema_core.defenses.ldifs import LDIFS, feature_distance, feature_layers, squared_distances
-from ema_core.models import find, reference
+from ema_core.models import find
 from ema_core.models.outputs import outputs
 from ema_core.runs import DefenseSpec, RunSpec, parse_defense, recipe
+from ema_core.settings import settings
 from ema_core.training.estimate import estimate
 from tests.defenses.bench import Bench, examples
 
@@ -175,17 +176,17 @@ def test_kept_features_come_back_to_the_bit_and_those_that_do_not_fit_are_the_sa
 
     batch = batch_of(model)
     first = stepper([build()]).reference_features(batch)
-    files = list(reference.settings().cache.rglob("*.safetensors"))
+    files = list(settings().cache.rglob("*.safetensors"))
     assert len(files) == 3
     again = stepper([build()]).reference_features(batch)
     for file in files:
         file.unlink()
     rebuilt = stepper([build()]).reference_features(batch_of(model, ROWS[::-1]))
-    rest = list(reference.settings().cache.rglob("*.safetensors"))
+    rest = list(settings().cache.rglob("*.safetensors"))
     for file in rest:
         file.unlink()
-    anew = stepper([build()], tokens=reference.FEATURES_LIMIT).reference_features(batch)
-    assert rest and not list(reference.settings().cache.rglob("*.safetensors"))
+    anew = stepper([build()], tokens=10**9).reference_features(batch)
+    assert rest and not list(settings().cache.rglob("*.safetensors"))
     for layer in first:
         assert torch.equal(first[layer], again[layer]) and torch.equal(first[layer], anew[layer])
         assert torch.equal(first[layer], rebuilt[layer].flip(0))
@@ -197,6 +198,6 @@ def test_the_estimate_says_whether_features_are_kept(monkeypatch) -> None:
     assert "kept on disk" in kept.notes[0] and plain.notes == ()
     tokens = plain.tokens  # ten steps hold no example twice
     assert kept.disk - plain.disk == tokens * 5 * find(spec.model).hidden * 4
-    monkeypatch.setattr(reference, "FEATURES_LIMIT", 1000)
+    monkeypatch.setenv("EMA_REFERENCE_CACHE_GB", "0.000001")
     anew = estimate(spec)
     assert "computed anew" in anew.notes[0] and anew.disk == plain.disk and anew.memory > plain.memory
