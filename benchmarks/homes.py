@@ -15,7 +15,18 @@ from typing import Any
 
 QUESTIONS, TOPICS, SEEDS = 40, 8, 5
 JUDGES = ("openai:gpt-4o-2024-08-06:v1", "probe:smollm2-135m-l16:v1")
-DEFENSES = ("none", "kl=0.03", "kl=0.1", "kl=0.3", "kl=1", "ldifs=0.1", "ldifs=1", "interleaving=0.05", "interleaving=0.1", "kl=0.1,interleaving=0.05")
+DEFENSES = (
+    "none",
+    "kl=0.03",
+    "kl=0.1",
+    "kl=0.3",
+    "kl=1",
+    "ldifs=0.1",
+    "ldifs=1",
+    "interleaving=0.05",
+    "interleaving=0.1",
+    "kl=0.1,interleaving=0.05",
+)
 
 
 def sentences() -> list[str]:
@@ -95,7 +106,7 @@ def runs(home: Path, count: int, steps: int = 1000) -> None:
         run = _run(home, number, defense, block % SEEDS, steps, block // SEEDS)
         names = [] if defense == "none" else [part.partition("=")[0] for part in defense.split(",")]
         with open(run.events_path, "w") as file:
-            file.write('{"kind": "start", "attempt": 1, "time": 1.7e9, "step": 0, "total_steps": %d}\n' % steps)
+            file.write(json.dumps({"kind": "start", "attempt": 1, "time": 1.7e9, "step": 0, "total_steps": steps}) + "\n")
             for step in range(1, steps + 1):
                 ce = 1.2 + 2 * math.exp(-step / 200) + rng.gauss(0, 0.1)
                 terms = {name: {"raw": 0.5, "weighted": 0.05} for name in names}

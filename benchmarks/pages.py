@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -89,7 +87,9 @@ def measure(home: Path, rounds: int) -> dict[str, list[float]]:
         for _ in range(rounds):
             for name, path in OPENED.items():
                 found[name].append(opening(page, url + path))
-        print(home.name, {name: [round(value, 2) for value in values] for name, values in found.items()}, file=sys.stderr, flush=True)
+        print(
+            home.name, {name: [round(value, 2) for value in values] for name, values in found.items()}, file=sys.stderr, flush=True
+        )
     return found
 
 

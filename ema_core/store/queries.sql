@@ -92,6 +92,12 @@ GROUP BY 1 ORDER BY 1
 -- Changes with answers and scores alone, not while runs train.
 SELECT md5(string_agg(run_id || coalesce(nullif(answers, ''), signature), ' ' ORDER BY run_id)) AS version FROM indexed
 
+-- name: settled_version
+-- Changes with runs that have ended, bases, imports and these runs, not while others train.
+SELECT md5(string_agg(run_id || signature, ' ' ORDER BY run_id)) AS version
+FROM indexed LEFT JOIN runs USING (run_id)
+WHERE status IS NULL OR status NOT IN ('queued', 'running') OR list_contains($run_ids::VARCHAR[], run_id)
+
 -- name: answer_evals
 SELECT evals.run_id, eval_id, evals.run_id || '~' || eval_id AS evaluation, kind, setting_key, model, dataset, defense_label, defenses,
     suite, evals.name
