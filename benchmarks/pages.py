@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT = 120_000
+WAIT = 300_000
 OPENED = {"Runs": "fine-tune?part=Runs", "Compare": "compare", "Fine-tune": "fine-tune"}
 SETTLED = """() => {
   const app = document.querySelector('[data-testid=stApp]');
@@ -78,6 +78,20 @@ def opening(page: Page, url: str) -> float:
     return time.perf_counter() - start
 
 
+def cpu() -> tuple[float, float]:
+    """Processor seconds so far of the app's process and of the browser's."""
+    import psutil
+
+    found = [0.0, 0.0]
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+            found["chrom" in process.name()] += times.user + times.system
+        except psutil.Error:
+            continue
+    return found[0], found[1]
+
+
 def measure(home: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds by page, the first opening left out."""
     with served(home) as url, browser_page() as page:
@@ -86,7 +100,15 @@ def measure(home: Path, rounds: int) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {name: [] for name in OPENED}
         for _ in range(rounds):
             for name, path in OPENED.items():
+                before = cpu()
                 found[name].append(opening(page, url + path))
+                print(
+                    name,
+                    f"{found[name][-1]:.2f} s",
+                    [round(b - a, 2) for a, b in zip(before, cpu(), strict=True)],
+                    file=sys.stderr,
+                    flush=True,
+                )
         print(
             home.name, {name: [round(value, 2) for value in values] for name, values in found.items()}, file=sys.stderr, flush=True
         )

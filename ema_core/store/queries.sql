@@ -118,6 +118,12 @@ ORDER BY eval, question_id, samples.k, sample_id
 SELECT hash(question_id, topic, question, system) AS number, any_value(question_id) AS question_id, any_value(topic) AS topic
 FROM samples GROUP BY 1
 
+-- name: answer_texts
+SELECT hash(run_id, eval_id, sample_id) AS key, lower(answer) AS said FROM samples WHERE answer IS NOT NULL
+
+-- name: question_texts
+SELECT hash(question_id, topic, question, system) AS number, lower(any_value(question)) AS said FROM samples GROUP BY 1
+
 -- name: judge_columns
 SELECT hash(run_id, eval_id, sample_id) AS key, aligned, coherent, coalesce(status <> 'failed', false) AS judged,
     coalesce(status = 'refused', false) AS refused
