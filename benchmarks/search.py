@@ -44,13 +44,16 @@ def search(quick: bool) -> list[Row]:
             found[text] = in_turn({"ours": timed(ours(finder, text)), "peer": timed(scan(cursor, text))}, 3 if quick else 5)
         size = finder._words.bytes / 1e6
     samples = {side: [statistics.median(values[side]) for values in found.values()] for side in ("ours", "peer")}
-    each = "; ".join(f"{text}: {a * 1000:.1f} against {b * 1000:.0f} ms" for text, a, b in zip(found, samples["ours"], samples["peer"], strict=True))
+    each = "; ".join(
+        f"{text}: {a * 1000:.1f} against {b * 1000:.0f} ms"
+        for text, a, b in zip(found, samples["ours"], samples["peer"], strict=True)
+    )
     note = (
         f"{count:,} answers. Ours: Finder with the words of all answers in memory ({size:.0f} MB, read in {learned:.1f} s in the background "
         f"after the first search, which is a scan of {scanned:.2f} s); peer: DuckDB, `ILIKE '%word%'` on question and answer in the same index "
         f"file, both giving a number an answer. Median of the searches' medians. {each}. A phrase in quotes is scanned for: {phrase * 1000:.0f} ms."
     )
-    agrees = f"the same answers for each of {len(SEARCHES)} searches, key by key ({first:,} with \"money\")"
+    agrees = f'the same answers for each of {len(SEARCHES)} searches, key by key ({first:,} with "money")'
     slowest = max(samples["ours"])
     return [
         row(SEARCH_DUCKDB, samples["ours"], samples["peer"], "s", note, agrees),

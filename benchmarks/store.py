@@ -186,7 +186,8 @@ def judged_rows(quick: bool) -> list[Row]:
         each_time = in_turn(sides, 2 if quick else 3)
     middle = {side: [statistics.median(values[side]) for values in found.values()] for side in ("ours", "peer")}
     listed = "; ".join(
-        f"{name}: {a * 1000:.0f} against {b * 1000:.0f} ms" for name, a, b in zip(found, middle["ours"], middle["peer"], strict=True)
+        f"{name}: {a * 1000:.0f} against {b * 1000:.0f} ms"
+        for name, a, b in zip(found, middle["ours"], middle["peer"], strict=True)
     )
     size = f"{count:,} rows of a judged CSV with 12 models, 4 defenses, 24 questions"
     agrees = "equal counts, equal facets, the same answers by sample_id, and the same page where scores give the order"
