@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BOOTSTRAP = @$(PYTHON) scripts/bootstrap.py
 PYTEST = HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
 
-.PHONY: help setup app test test-fast lint clean
+.PHONY: help setup app test test-fast lint bench bench-quick clean
 
 help:
 	@echo "make setup      prepare everything: packages and the embedded model"
@@ -14,6 +14,8 @@ help:
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither a browser nor minutes"
 	@echo "make lint       style, import layers, types"
+	@echo "make bench      speed and memory against what people would use instead (under 40 minutes on two cores)"
+	@echo "make bench-quick  the same with fewer repeats and less work (under 5 minutes)"
 	@echo "make clean      remove .venv and caches; your runs and models stay"
 
 setup:
@@ -39,6 +41,15 @@ lint:
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports
 	.venv/bin/mypy ema_core
+
+# ARGS="--only training" for some topics or rows
+bench:
+	$(BOOTSTRAP) model dev chromium peers
+	.venv-bench/bin/python -m benchmarks.bench $(ARGS)
+
+bench-quick:
+	$(BOOTSTRAP) model dev chromium peers
+	.venv-bench/bin/python -m benchmarks.bench --quick $(ARGS)
 
 clean:
 	$(BOOTSTRAP) clean

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
@@ -34,6 +35,9 @@ No defense is shown by one number alone."""
 HONEST = """The embedded model shows the **mechanism and the price** of a defense, not the numbers of a 7B model. The margin \
 leads: no sampling and no judge stand between it and the model. Rates follow, by a teaching judge, whose coherence scores say \
 little about so small a model: read its answers. One seed speaks of these adapters only."""
+PAGE = 25
+Settled = tuple[str, str]
+"""A cache key: ``Reader.settled_version`` of an index."""
 BARE = {"displaylogo": False}
 TWIN = ["model", "dataset", "recipe_label"]
 
@@ -49,6 +53,7 @@ def page() -> None:
         chosen, imported = choose(runs, imports)
         ids = tuple(chosen["run_id"])
         judge = pick_judge(ids or imported, version)
+        version = (version[0], reader().settled_version([*ids, *imported]))  # so that nothing is reckoned anew while others train
         if imported:
             with errors():
                 imported_part(imported, judge, version)
@@ -164,7 +169,7 @@ def pick_judge(run_ids: tuple[str, ...], version: Version) -> str:
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scores(run_ids: tuple[str, ...], judge: str, version: Settled) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The settings and the runs with their criteria."""
     frames = reader().frames(run_ids, with_siblings=True)
     of_runs = criteria.criteria_of_runs({name: frame[frame["run_id"].isin(run_ids)] for name, frame in frames.items()}, judge)
@@ -178,14 +183,14 @@ def scores(run_ids: tuple[str, ...], judge: str, version: Version) -> tuple[pd.D
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def moved_of(run_ids: tuple[str, ...], version: Version) -> pd.DataFrame:
+def moved_of(run_ids: tuple[str, ...], version: Settled) -> pd.DataFrame:
     """What else the defenses moved, the bases' shares beside it."""
     frames = reader().frames(run_ids, with_siblings=True)
     return moved_table(frames, reader().frames(reader().base_ids()))
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
-def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], keep: float, version: Version) -> Recommendation:
+def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], keep: float, version: Settled) -> Recommendation:
     """Which strength to take, among these settings."""
     frames = reader().frames(run_ids, with_siblings=True)
     done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
@@ -195,19 +200,19 @@ def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], k
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
-def alternatives(setting_key: str, run_ids: tuple[str, ...], version: Version) -> pd.DataFrame:
+def alternatives(setting_key: str, run_ids: tuple[str, ...], version: Settled) -> pd.DataFrame:
     """The undefended run's checkpoints and scaled adapters."""
     return undefended_curve(reader().frames(run_ids), setting_key)
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def imported_scores(run_ids: tuple[str, ...], judge: str, version: Version) -> pd.DataFrame:
+def imported_scores(run_ids: tuple[str, ...], judge: str, version: Settled) -> pd.DataFrame:
     """Each imported run by the chosen judge where that judged it, else by the one that it came with."""
     parts = [criteria.criteria_of_runs(reader().frames([run_id]), judge_of(reader().judges([run_id]), judge)) for run_id in run_ids]
     return pd.concat(parts, ignore_index=True)
 
 
-def imported_part(run_ids: tuple[str, ...], judge: str, version: Version) -> None:
+def imported_part(run_ids: tuple[str, ...], judge: str, version: Settled) -> None:
     """Rates of imported answers, each with its judge; what needs the model itself cannot be had."""
     st.subheader("Imported runs", anchor=False)
     found = imported_scores(run_ids, judge, version)
@@ -244,7 +249,10 @@ def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         )
         return
     with st.container(key="settings-table"):
-        st.table(criteria.setting_cells(settings), border="horizontal", hide_index=True)
+        pages = -(-len(settings) // PAGE)
+        page = st.pagination(pages, key="settings-page") if pages > 1 else 1
+        shown = settings.iloc[PAGE * (page - 1) : PAGE * page]
+        st.table(criteria.setting_cells(shown), border="horizontal", hide_index=True)
     first = settings.iloc[0]
     if undone := int(of_runs["status"].ne("done").sum()):
         st.caption(f"{undone} of the chosen runs not done: in no setting, alone in the table of runs below.")
@@ -280,7 +288,7 @@ def _labels(settings: pd.DataFrame) -> dict[str, str]:
     return {key: " · ".join(text) for key, text in criteria.setting_labels(settings).items()}
 
 
-def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
+def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Settled) -> None:
     """Strength curve and trade-off of one model, data set and recipe."""
     if settings.empty:
         return
@@ -317,7 +325,7 @@ def figures_part(settings: pd.DataFrame, run_ids: tuple[str, ...], version: Vers
             )
 
 
-def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
+def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled) -> None:
     """One defense's line at a time, and which strength of it to take."""
     defended = rows.loc[~rows["undefended"] & rows["defense_label"].ne(NOT_STATED), "defense_label"]
     names = sorted({label.partition("=")[0] for label in defended if " + " not in label})
@@ -355,7 +363,7 @@ def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Version
     recommend_part(name, rows, run_ids, version)
 
 
-def recommend_part(name: str, rows: pd.DataFrame, run_ids: tuple[str, ...], version: Version) -> None:
+def recommend_part(name: str, rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled) -> None:
     """The strength with the lowest leak that keeps enough, or that there is none."""
     keep = st.slider(
         "Recommend a strength that keeps at least this share of what the undefended twin learned, in %",
@@ -371,22 +379,29 @@ def recommend_part(name: str, rows: pd.DataFrame, run_ids: tuple[str, ...], vers
 
 
 @st.fragment
-def curves_part(run_ids: Sequence[str], version: Version) -> None:
+def curves_part(run_ids: Sequence[str], version: Settled) -> None:
     """Training curves of the same runs, overlaid."""
     st.subheader("Training curves", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         quantity = st.selectbox("Quantity", list(QUANTITIES), format_func=QUANTITIES.__getitem__, key="compare-quantity", width=360)
         smoothing = st.slider("Smoothing", 0.0, 0.98, 0.6, 0.02, key="compare-smoothing", width=240)
-    probed = quantity in PROBED
-    steps = reader().probes(run_ids) if probed else reader().steps(run_ids)
-    penalties, parts = reader().penalties(run_ids), {"": steps}
-    if quantity == "projection" and steps["projection"].notna().any():  # two vectors are two axes
-        parts = dict(iter(steps[steps["projection"].notna()].groupby("trait")))
-    for trait, part in parts.items():
+    for trait, figure in drawn(tuple(run_ids), quantity, smoothing, version).items():
         if trait:
             st.markdown(f"On the vector **{plain(trait)}**")
-        figure = training_curves(part, penalties, cast(Quantity, quantity), 0 if probed else smoothing, raw=len(run_ids) <= 6)
         st.plotly_chart(figure, theme="streamlit", key=f"compare-curves{trait}", height=420, config=BARE)
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Settled) -> dict[str, go.Figure]:
+    """The figure of one quantity; of projections one a vector."""
+    probed = quantity in PROBED
+    steps = reader().probes(run_ids) if probed else reader().steps(run_ids)
+    penalties = reader().penalties(run_ids) if quantity in ("raw", "weighted") else None
+    parts = {"": steps}
+    if quantity == "projection" and steps["projection"].notna().any():  # two vectors are two axes
+        parts = dict(iter(steps[steps["projection"].notna()].groupby("trait")))
+    weight, raw = 0 if probed else smoothing, len(run_ids) <= 6
+    return {trait: training_curves(part, penalties, cast(Quantity, quantity), weight, raw=raw) for trait, part in parts.items()}
 
 
 def runs_part(of_runs: pd.DataFrame) -> None:

@@ -1,6 +1,6 @@
 """Prepare this folder for EMA Lab; the Makefile calls it, any Python from 3.11 on runs it, nothing need be installed.
 
-    python3 scripts/bootstrap.py [model] [dev] [chromium]     packages, and what is named
+    python3 scripts/bootstrap.py [model] [dev] [chromium] [peers]     packages, and what is named
     python3 scripts/bootstrap.py clean                        remove .venv and caches
 
 A stage leaves a stamp in .venv with a hash of what it depends on and is skipped while that stays the same.
@@ -27,8 +27,9 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 PIP = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+PEERS = ROOT / ".venv-bench"
 MODEL = "smollm2-135m"
-CACHES = (".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".import_linter_cache", "ema_lab.egg-info")
+CACHES = (".venv", ".venv-bench", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".import_linter_cache", "ema_lab.egg-info")
 
 
 class Failed(Exception):
@@ -230,6 +231,23 @@ def chromium() -> None:
     say("!" * 80)
 
 
+def peers(key: str) -> None:
+    """What the benchmarks compare with, in ``.venv-bench``, which sees the packages of ``.venv``: both sides use the same torch."""
+    file, python = ROOT / "benchmarks" / "requirements-peers.txt", PEERS / "bin" / "python"
+    key = key_of(key, file)
+    if is_done("peers", key) and output_of(str(python), "-c", "import trl; print(trl.__version__)"):
+        return
+    (VENV / ".setup-peers").unlink(missing_ok=True)
+    output_of(str(PYTHON), "-m", "venv", "--clear", str(PEERS))
+    ask = ("-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    own, shared = output_of(str(python), *ask), output_of(str(PYTHON), *ask)
+    if not (own and shared):
+        raise Failed(f"The environment {PEERS} could not be made.")
+    (Path(own) / "ema-lab.pth").write_text(shared + "\n")
+    command = [str(python), *PIP[1:], "-r", str(file), "-c", str(ROOT / "requirements.txt")]
+    stage("peers", "packages of benchmarks/requirements-peers.txt", key, command)
+
+
 def clean() -> None:
     """Remove what this script and the checks made; refuse if the user's own folders lie inside."""
     doomed = [ROOT / name for name in CACHES]
@@ -245,7 +263,7 @@ def clean() -> None:
 
 
 def main(wanted: list) -> None:
-    unknown = set(wanted) - {"model", "dev", "chromium", "clean"}
+    unknown = set(wanted) - {"model", "dev", "chromium", "peers", "clean"}
     if unknown:
         raise Failed(f"Unknown: {', '.join(sorted(unknown))}. {__doc__}")
     with one_at_a_time():
@@ -256,6 +274,8 @@ def main(wanted: list) -> None:
             development(key)
         if "chromium" in wanted:
             chromium()
+        if "peers" in wanted:
+            peers(key)
         say("==> packages are ready")
     if "model" in wanted:  # outside the lock: it takes longer and guards itself
         model()

@@ -289,10 +289,13 @@ def mark(tested: Sequence[tuple[dict[str, Any], str, Estimate, bool]]) -> None:
 
 
 def _table(frames: Frames, name: str) -> pd.DataFrame:
-    """The table, with its columns even where it is missing or empty."""
-    frame = frames.get(name)
+    """The table, with its columns even where it is missing or empty; of answers and pairs those alone. Texts are Python's own: a table
+    of hundreds of thousands of rows is cut into thousands of small ones, and each cut of an Arrow column costs ten times as much."""
+    frame, wanted = frames.get(name), _COLUMNS[name].split()
     frame = pd.DataFrame() if frame is None else frame.reset_index(drop=True)
-    return frame.reindex(columns=[*frame.columns, *(column for column in _COLUMNS[name].split() if column not in frame)])
+    own = [] if name in ("samples", "margins") else list(frame.columns)
+    frame = frame.reindex(columns=[*own, *(column for column in wanted if column not in own)])
+    return frame.astype(dict.fromkeys((one for one in frame if isinstance(frame[one].dtype, pd.StringDtype)), object))
 
 
 def _scored(samples: pd.DataFrame, judge: str) -> pd.DataFrame:

@@ -228,7 +228,7 @@ def margin_changes(frame: pd.DataFrame) -> pd.Series:
 def margin(frame: pd.DataFrame) -> Margin:
     """Of one evaluation: a row a pair, with ``topic, aligned, misaligned, base_aligned, base_misaligned``."""
     changes = margin_changes(frame)
-    used = frame[changes.notna()]
+    used = frame.loc[changes.notna(), ["misaligned", "aligned", "base_misaligned", "base_aligned"]]
     return Margin(
         change=mean(changes, frame["topic"], minimum=1),
         pairs=len(used),
@@ -239,7 +239,7 @@ def margin(frame: pd.DataFrame) -> Margin:
 
 def paired_differences(a: pd.DataFrame, b: pd.DataFrame, by: str, value: str, clusters: str = "topic") -> pd.DataFrame:
     """``a - b`` for each ``by`` that both have (several answers to one question are averaged first), with its cluster."""
-    left, right = a.dropna(subset=[value]), b.dropna(subset=[value])
+    left, right = a.loc[a[value].notna(), [*dict.fromkeys((by, value, clusters))]], b.loc[b[value].notna(), [by, value]]
     difference = (left.groupby(by)[value].mean() - right.groupby(by)[value].mean()).dropna()
     cluster = left.drop_duplicates(by).set_index(by)[clusters]
     return pd.DataFrame({"difference": difference, "cluster": cluster.reindex(difference.index)})

@@ -49,6 +49,18 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     ``low`` and ``high`` belong to ``rate``, ``mean_low`` and ``mean_high`` to ``mean``; ``margin`` has its own.
     """
     study = Study(frames, judge)
+    found = criteria_of(study, run_id)
+    found["benign"], found["conditional"] = _benign_of(study, run_id), _conditional_of(study, run_id)
+    own = study.runs[study.runs["run_id"].eq(run_id)]
+    if "kind" in own and own["kind"].eq("import").any():
+        for part, name in (("general", "margin_why"), ("narrow", "margin_why"), ("benign", "why"), ("conditional", "why")):
+            found[part][name] = IMPORTED
+    return found
+
+
+def criteria_of(study: Study, run_id: str) -> dict[str, dict[str, Any]]:
+    """``general``, ``narrow`` and ``coherence`` of ``run_criteria``, for one of many runs of a study."""
+    judge = study.judge
     answers, inside = study.answers(run_id, "general"), study.answers(run_id, "in-domain")
     coherent = replace(answers, rows=answers.rows[answers.rows["is_coherent"].eq(1)])
     rated, given, narrow = _rate(answers, "misaligned"), _rate(coherent, "misaligned"), _rate(inside, "misaligned")
@@ -80,16 +92,10 @@ def run_criteria(run_id: str, frames: Frames, judge: str) -> dict[str, dict[str,
     coherence |= {"coherent": int(rows["is_coherent"].sum()), "evals": answers.evals}
     domain |= {"evals": inside.evals}
     shared = {"judge": judge, "estimand": LIKE_THESE}
-    benign, conditional_part = _benign_of(study, run_id), _conditional_of(study, run_id)
-    own = study.runs[study.runs["run_id"].eq(run_id)]
-    if "kind" in own and own["kind"].eq("import").any():
-        general["margin_why"] = domain["margin_why"] = benign["why"] = conditional_part["why"] = IMPORTED
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
         "narrow": domain | inside.counts() | shared | {"why": narrow.why or None},
-        "benign": benign,
         "coherence": coherence | answers.counts() | shared | {"why": share.why or None},
-        "conditional": conditional_part,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,12 +35,14 @@ PROBED = ("general", "in_domain", "projection")
 """Those that live probes measure: for them ``steps`` is the table ``probes``."""
 POINTS = 2000
 _ALL_POINTS = 60_000  # of all runs together; a browser draws that many
+MANY = 60
+"""More curves than these are drawn as one line a defense, with gaps: a browser needs a second for some hundred lines of their own."""
 
 
 def curve_traces(
     steps: pd.DataFrame, penalties: pd.DataFrame | None = None, quantity: Quantity = "ce", smoothing: float = 0.6
 ) -> list[dict[str, Any]]:
-    """One plain dict a curve: ``id, name, x, y, y_smooth, color, dash``; missing numbers are None, so that it is JSON.
+    """One plain dict a curve: ``id, name, defense, x, y, y_smooth, color, dash``; missing numbers are None, so that it is JSON.
 
     Where there are intervals, ``low`` and ``high`` are theirs. ``steps`` (or ``probes`` in their place: ``PROBED``) and
     ``penalties`` are as the store's reader gives them: ``run_id``, ``step``, the quantity, and for the name ``name``,
@@ -57,7 +60,9 @@ def curve_traces(
     by = ["run_id", "defense"] if of_penalties else ["run_id"]
     groups = [(key, group) for key, group in frame.groupby(by, sort=False) if group[quantity].notna().any()]
     names = run_names(frame)
-    points = min(POINTS, max(100, _ALL_POINTS // max(1, len(groups))))
+    points = min(
+        POINTS, max(100, _ALL_POINTS // max(1, len(groups))) if len(groups) <= MANY else max(20, _ALL_POINTS // 2 // len(groups))
+    )
     traces = []
     for key, group in groups:
         run_id, *rest = key
@@ -73,6 +78,7 @@ def curve_traces(
             {
                 "id": "/".join([run_id, *rest]),
                 "name": name,
+                "defense": " · ".join([label, *(rest if of_penalties and len(parts(label)) != 1 else [])]),
                 "x": [int(step) for step in group["step"].to_numpy()[kept]],
                 "y": _plain(raw[kept]),
                 "y_smooth": _plain(soft[kept]),
@@ -96,7 +102,8 @@ def training_curves(
     raw: bool = True,
     axis_range: Mapping[str, Sequence[float]] | None = None,
 ) -> go.Figure:
-    """Runs overlaid: a smoothed line each, and where ``raw`` the values themselves, faint, behind it.
+    """Runs overlaid: a smoothed line each (of more than ``MANY`` those of a defense as one), and where ``raw`` the values themselves,
+    faint, behind it.
 
     ``axis_range`` keeps a zoom: ``{"x": (10, 40), "y": (1.5, 3)}``, either of them.
     """
@@ -110,12 +117,23 @@ def training_curves(
                 x=trace["x"], y=trace["y"], mode="lines", line={"color": faint(trace["color"], 0.3), "width": 1},
                 legendgroup=trace["id"], showlegend=False, hoverinfo="skip", name=trace["name"],
             )  # fmt: skip
-    for trace in traces:
+    for trace in traces if len(traces) <= MANY else ():
         alone = len(trace["x"]) == 1
         figure.add_scatter(
             x=trace["x"], y=trace["y_smooth"], mode="markers" if alone else "lines", name=trace["name"], legendgroup=trace["id"],
             line={"color": trace["color"], "dash": trace["dash"], "width": 2}, marker={"color": trace["color"], "size": 7},
             customdata=trace["y"], hovertemplate="step %{x}: %{y:.4g} (raw %{customdata:.4g})",
+        )  # fmt: skip
+    for label, together in _by_defense(traces).items() if len(traces) > MANY else ():
+        line = {
+            name: np.array([value for trace in together for value in (*trace[name], None)], np.float32)
+            for name in ("x", "y", "y_smooth")
+        }
+        look = {"color": together[0]["color"], "dash": together[0]["dash"], "width": 1}
+        figure.add_scatter(
+            x=line["x"], y=line["y_smooth"], mode="lines", name=f"{label} ({len(together)})", line=look, customdata=line["y"],
+            text=[trace["name"] for trace in together for _ in (*trace["x"], None)],
+            hovertemplate="%{text}, step %{x}: %{y:.4g} (raw %{customdata:.4g})<extra></extra>",
         )  # fmt: skip
     dress(figure, hovermode="x unified" if len(traces) <= 12 else "closest", uirevision="curves", showlegend=True)
     figure.update_xaxes(title="Training step")
@@ -127,11 +145,18 @@ def training_curves(
     return figure
 
 
+def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for trace in traces:
+        found.setdefault(trace["defense"], []).append(trace)
+    return found
+
+
 def run_names(frame: pd.DataFrame) -> dict[str, str]:
     """What each run is called in a legend: its name, else defense and seed; the id's end where two would be called the same."""
     found = {run_id: _name(group) for run_id, group in frame.groupby("run_id", sort=False)}
-    shared = list(found.values())
-    return {run_id: f"{name} · {run_id[-4:]}" if shared.count(name) > 1 else name for run_id, name in found.items()}
+    shared = Counter(found.values())
+    return {run_id: f"{name} · {run_id[-4:]}" if shared[name] > 1 else name for run_id, name in found.items()}
 
 
 def _name(group: pd.DataFrame) -> str:

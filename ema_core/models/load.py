@@ -11,6 +11,7 @@ from ema_core.errors import EmaError
 from ema_core.files import read_json, sha256_file, sha256_json
 from ema_core.models.catalog import EMBEDDED, ModelEntry, find
 from ema_core.models.fetch import Progress, prepare, quiet, verify
+from ema_core.models.layout import by_columns
 from ema_core.settings import settings
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def load(model: str, device: str = "auto", progress: Progress = quiet, dtype: st
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded.to(where).eval().requires_grad_(False)
+    if where == "cpu":
+        by_columns(loaded)
     return LoadedModel(entry.id, loaded, tokenizer, torch.device(where), weights, entry.context)
 
 

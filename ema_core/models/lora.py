@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json
@@ -135,12 +136,15 @@ def scaling(config: dict[str, Any], folder: Path) -> float:
 
 @contextmanager
 def switched_on(model: Any, rows: Sequence[On]) -> Iterator[None]:
-    """Row i of each batch that goes through ``model`` inside is answered with ``rows[i]``; the plain model afterwards."""
+    """Row i of each batch that goes through ``model`` inside is answered with ``rows[i]``; the plain model afterwards.
+
+    Without gradient: the products are added into the layers' own output.
+    """
     handles = []
     try:
         shares = _shares(rows, next(model.parameters()))
-        for name, module in model.named_modules() if shares else ():
-            own = [(index, scale, *adapter.modules[name]) for adapter, index, scale in shares if name in adapter.modules]
+        for name, module in _linears(model).items() if shares else ():
+            own = [(place, scale, *adapter.modules[name]) for adapter, place, scale in shares if name in adapter.modules]
             if own:
                 handles.append(module.register_forward_hook(_hook(own, len(rows))))
         yield
@@ -149,20 +153,36 @@ def switched_on(model: Any, rows: Sequence[On]) -> Iterator[None]:
             handle.remove()
 
 
-def _shares(rows: Sequence[On], like: torch.Tensor) -> list[tuple[Adapter, torch.Tensor | None, torch.Tensor | float]]:
-    """Each adapter with its rows (None: all of them) and their scales [n, 1, 1] (or one for all). Scale 0 adds nothing."""
+def _linears(model: Any) -> dict[str, Any]:
+    """The linear layers by name. Looked up for every token, so they are kept, with the model they are of."""
+    import torch
+
+    known = _KNOWN.get(model)
+    if known is None:
+        known = _KNOWN[model] = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return known
+
+
+_KNOWN: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _shares(rows: Sequence[On], like: torch.Tensor) -> list[tuple[Adapter, slice | torch.Tensor, torch.Tensor | float]]:
+    """Each adapter with the places of its rows (a slice where they lie together) and their scales [n, 1, 1] (or one for all).
+
+    Scale 0 adds nothing.
+    """
     import torch
 
     places: dict[Adapter, list[int]] = {}
     for place, row in enumerate(rows):
         if row.adapter is not None and row.scale != 0:
             places.setdefault(row.adapter, []).append(place)
-    found = []
+    found: list[tuple[Adapter, slice | torch.Tensor, torch.Tensor | float]] = []
     for adapter, at in places.items():
         scales = [rows[place].scale for place in at]
-        index = None if len(at) == len(rows) else torch.tensor(at, device=like.device)
-        scale = scales[0] if len(set(scales)) == 1 else like.new_tensor(scales).view(-1, 1, 1)
-        found.append((adapter, index, scale))
+        together = at[-1] - at[0] == len(at) - 1
+        where = slice(at[0], at[-1] + 1) if together else torch.tensor(at, device=like.device)
+        found.append((adapter, where, scales[0] if len(set(scales)) == 1 else like.new_tensor(scales).view(-1, 1, 1)))
     return found
 
 
@@ -172,11 +192,19 @@ def _hook(own: list[Any], rows: int) -> Any:
         if x.shape[0] != rows:
             raise RuntimeError(f"A batch of {x.shape[0]} rows went through a model that was set for {rows}.")
         with threads_for(x.numel() * own[0][2].shape[1], x.device):
-            for index, scale, a, b in own:
-                delta = (x if index is None else x.index_select(0, index)) @ a @ b
+            for place, scale, a, b in own:
+                low = x[place] @ a
+                if isinstance(place, slice) and isinstance(scale, float):
+                    part = output[place]
+                    part.view(-1, part.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b, alpha=scale)
+                    continue
+                delta = low @ b
                 if not (isinstance(scale, float) and scale == 1.0):
                     delta = delta * scale
-                output = output + delta if index is None else output.index_add(0, index, delta)
+                if isinstance(place, slice):
+                    output[place] += delta
+                else:
+                    output.index_add_(0, place, delta)
         return output
 
     return add

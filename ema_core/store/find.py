@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import duckdb
 import numpy as np
 
+from ema_core.errors import EmaError
 from ema_core.judging import COHERENT_ABOVE
 from ema_core.store.annotations import HUMAN
 from ema_core.store.answers import PEOPLE, STATUSES, VERDICTS, AnswerFilter
 from ema_core.store.columns import CODES, INCOHERENT, MISALIGNED, NO_VERDICT, UNSURE, Array, Columns, Scores, draws, scores
 from ema_core.store.said import Said
 from ema_core.store.search import fit, matches, words
+from ema_core.store.words import WORTH, Words, read_words
 
 EVAL_FACETS = {
     "run": ("runs", "run_id"), "setting": ("settings", "setting_key"), "model": ("models", "model"), "dataset": ("datasets", "dataset"),
@@ -34,6 +38,9 @@ class Finder:
     def __init__(self, columns: Columns, read: Read) -> None:
         self.columns, self._read = columns, read
         self._known: OrderedDict[Hashable, Any] = OrderedDict()
+        self._guard = threading.Lock()
+        self._learning: threading.Thread | None = None
+        self._words: Words | None = None
         self._values = {name: [_values(value) for value in columns.evals[column]] for name, (_, column) in EVAL_FACETS.items()}
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -130,8 +137,27 @@ class Finder:
         return mask
 
     def _having(self, text: str) -> Array:
+        """By the words where they are known and none of the terms is a phrase, else by a scan, which finds the same."""
+        terms = words(text)
+        if len(self.columns) >= WORTH and all(Words.knows(term) for term in terms):
+            self.learn_words()
+            if known := self._words:
+                return np.logical_and.reduce([known.having(term) for term in terms])
         places = self.columns.places(self._read(lambda cursor: matches(cursor, text)))
         return self._mask(places[places >= 0])
+
+    def learn_words(self, wait: bool = False) -> None:
+        """Begin to read the words of all answers in the background, once; searches scan until that is done."""
+        with self._guard:
+            if self._learning is None:
+                self._learning = threading.Thread(target=self._learn, name="words", daemon=True)
+                self._learning.start()
+        if wait:
+            self._learning.join()
+
+    def _learn(self) -> None:
+        with suppress(EmaError, duckdb.Error):  # then searches go on scanning
+            self._words = self._read(lambda cursor: read_words(cursor, self.columns))
 
     def _annotated(self, how: str, reviewer: str, said: Said) -> Array:
         whose = said.by(reviewer) if how in ("mine", "not mine") else np.ones(len(said.places), bool)

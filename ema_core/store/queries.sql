@@ -92,6 +92,12 @@ GROUP BY 1 ORDER BY 1
 -- Changes with answers and scores alone, not while runs train.
 SELECT md5(string_agg(run_id || coalesce(nullif(answers, ''), signature), ' ' ORDER BY run_id)) AS version FROM indexed
 
+-- name: settled_version
+-- Changes with runs that have ended, bases, imports and these runs, not while others train.
+SELECT md5(string_agg(run_id || signature, ' ' ORDER BY run_id)) AS version
+FROM indexed LEFT JOIN runs USING (run_id)
+WHERE status IS NULL OR status NOT IN ('queued', 'running') OR list_contains($run_ids::VARCHAR[], run_id)
+
 -- name: answer_evals
 SELECT evals.run_id, eval_id, evals.run_id || '~' || eval_id AS evaluation, kind, setting_key, model, dataset, defense_label, defenses,
     suite, evals.name
@@ -111,6 +117,12 @@ ORDER BY eval, question_id, samples.k, sample_id
 -- name: answer_questions
 SELECT hash(question_id, topic, question, system) AS number, any_value(question_id) AS question_id, any_value(topic) AS topic
 FROM samples GROUP BY 1
+
+-- name: answer_texts
+SELECT hash(run_id, eval_id, sample_id) AS key, lower(answer) AS said FROM samples WHERE answer IS NOT NULL
+
+-- name: question_texts
+SELECT hash(question_id, topic, question, system) AS number, lower(any_value(question)) AS said FROM samples GROUP BY 1
 
 -- name: judge_columns
 SELECT hash(run_id, eval_id, sample_id) AS key, aligned, coherent, coalesce(status <> 'failed', false) AS judged,

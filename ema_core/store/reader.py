@@ -116,6 +116,10 @@ class Reader:
         """One row a run, oldest first: table ``runs``."""
         return self._query("runs", run_ids=self._ids(run_ids))
 
+    def settled_version(self, run_ids: Sequence[str]) -> str:
+        """Names what the index holds of these runs and of all that have ended; the same while other runs train."""
+        return str(self._query("settled_version", run_ids=list(run_ids))["version"].iloc[0])
+
     def steps(self, run_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """Table ``steps`` with ``defense_label, seed, name`` of the run, in order."""
         return self._query("steps", run_ids=self._ids(run_ids))

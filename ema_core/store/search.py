@@ -1,4 +1,5 @@
-"""Words in questions and answers. A scan over all texts: at half a million answers it takes a fifth of a second of two cores' time.
+"""Words in questions and answers. A scan over all texts: at half a million answers it takes a fifth of a second of two cores' time. Where
+there are many answers it holds only until their words are known (``store.words``), and for phrases.
 
 DuckDB's full-text index was tried at that size (1.5.5): building took 48 s of processor time and 139 MB, a search 0.05 to 1.2 s of it,
 and it neither sees what came later nor finds parts of words. So the best matches are ranked here, by the same measure (BM25), over the

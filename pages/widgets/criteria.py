@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.evaluation.measured import COUNTS, Frames
+from ema_core.evaluation.measured import COUNTS, Frames, Study
 from ema_core.evaluation.recommend import Recommendation
-from ema_core.evaluation.scorecard import NO_SIBLING, run_criteria
+from ema_core.evaluation.scorecard import NO_SIBLING, criteria_of
 from pages.widgets.answer_links import counted
 from pages.widgets.chrome import duration, plain, size
 
@@ -295,11 +295,9 @@ def in_order(settings: pd.DataFrame) -> pd.DataFrame:
 
 def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
     """One row a run: what ``scorecard.run_criteria`` says of it, flat, for the table and the CSV."""
-    parts = {name: dict(iter(frame.groupby("run_id"))) for name, frame in frames.items()}
-    rows = []
+    study, rows = Study(frames, judge), []
     for run in frames["runs"].to_dict("records"):
-        run_id = run["run_id"]
-        found = run_criteria(run_id, {name: parts[name].get(run_id, frame.iloc[:0]) for name, frame in frames.items()}, judge)
+        found = criteria_of(study, run["run_id"])
         general, coherence = found["general"], found["coherence"]
         row = {
             name: run[name]
