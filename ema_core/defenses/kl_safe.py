@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ema_core.datasets.encoding import positions
 from ema_core.defenses.base import Cost, Defense, Need, Step, Strength
-from ema_core.defenses.kl import KLOptions, kl_divergence
+from ema_core.defenses.kl import KL_SHARE, KLOptions, kl_divergence
 from ema_core.defenses.registry import register
 from ema_core.errors import EmaError
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from ema_core.models import ModelEntry
-
-REFERENCE_SHARE = 0.4
-"""What reference and second head call add to training on the same sequences, as for ``kl``."""
 
 
 class KLSafeOptions(KLOptions):
@@ -69,7 +66,7 @@ class KLSafe(Defense):
     @property
     def extra_time(self) -> float:
         beside = self.spec.recipe.batch_size if self.spec else self.options.batch_size
-        return float(self.options.batch_size / beside / self.options.every * (1 + REFERENCE_SHARE))
+        return float(self.options.batch_size / beside / self.options.every * (1 + KL_SHARE))
 
     def extra_memory(self, model: ModelEntry, batch: int, width: int) -> int:
         return 4 * self.options.batch_size * width * model.hidden * model.layers * 34  # activations, as the estimate counts them

@@ -26,7 +26,7 @@ from ema_core.judging import resolve
 from ema_core.runs import MANY_RUNS, RunDirectory, RunSpec, Status, StudySpec
 from ema_core.settings import settings, writable
 from ema_core.training import check
-from ema_core.training.estimate import estimate
+from ema_core.training.estimate import Estimate, estimate
 
 Task = Literal["narrow", "benign"]
 MOST_PROBLEMS = 5
@@ -143,7 +143,8 @@ class _Planner:
     def __init__(self, spec: StudySpec, known: Known, own: dict[Identity, str]) -> None:
         self.study, self.known, self.own, self.plan = spec, known, own, Plan()
         resolve(spec.evaluation.judge)
-        self.checked: dict[str, tuple[RunSpec, float, float] | EmaError] = {}
+        self.checked: dict[str, tuple[RunSpec, Estimate, float] | EmaError] = {}
+        self.referred: set[tuple[str, ...]] = set()
         self.seen: set[Identity] = set()
 
     def add(self, asked: RunSpec, task: Task) -> None:
@@ -153,7 +154,8 @@ class _Planner:
             cell.problem = str(found)
         else:
             spec = found[0].model_copy(update={"seed": asked.seed})
-            cell.model, cell.defense, cell.seconds, cell.evaluation_seconds = spec.model, spec.defense_label, *found[1:]
+            cell.model, cell.defense, cell.evaluation_seconds = spec.model, spec.defense_label, found[2]
+            cell.seconds = self.training_seconds(spec, found[1])
             if identity(spec) in self.seen:  # the same by another spelling
                 return
             self.seen.add(identity(spec))
@@ -162,14 +164,21 @@ class _Planner:
             self.plan.specs[cell.number] = spec
         self.plan.cells.append(cell)
 
-    def check(self, asked: RunSpec, task: Task) -> tuple[RunSpec, float, float] | EmaError:
+    def training_seconds(self, spec: RunSpec, found: Estimate) -> float:
+        """What the first run has of the reference's states, those after it find."""
+        alike = (spec.model, spec.dataset, spec.safe_pool, *(defense.name for defense in spec.defenses))
+        kept = found.keeps and alike in self.referred
+        self.referred.add(alike)
+        return found.seconds - found.reference_seconds * kept
+
+    def check(self, asked: RunSpec, task: Task) -> tuple[RunSpec, Estimate, float] | EmaError:
         key = asked.setting.key
         if key not in self.checked:
             try:
                 spec = check(asked, assets_first=True)
                 found = estimate(spec)
                 self.plan.first = tuple(dict([*self.plan.first, *found.first]).items())
-                self.checked[key] = spec, found.seconds, self.evaluation_seconds(spec, task, found.steps)
+                self.checked[key] = spec, found, self.evaluation_seconds(spec, task, found.steps)
             except EmaError as error:
                 self.checked[key] = error
         return self.checked[key]

@@ -27,14 +27,16 @@ from ema_core.training.probes import schedule
 from ema_core.training.sizes import Size, common_prefix, missing, sizes, worked
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
-TOKENS_PER_SECOND = 150.0
+TOKENS_PER_SECOND = 300.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
 PROBE_TOKENS = 740.0
 """Training tokens that take as long as one live probe; replaced by what was measured, too."""
-STEP_TOKENS = 12.0
+STEP_TOKENS = 40.0
 """Training tokens that take as long as what every step does whatever its batch: clip and optimiser, reading all weights."""
 REFERENCE_SHARE = 0.4
 """Of a token's training, what its forward pass under the reference takes, where that is not kept yet."""
+REFERENCE_ROW = 30
+"""Tokens that each sequence alone takes as long as, beside its own: all weights are read for it."""
 RECOMPUTE_SHARE = 0.35
 """Of a token's training, what computing its activations twice adds."""
 LIBRARIES = 500 << 20
@@ -53,7 +55,8 @@ class Estimate:
     """``seconds`` of training with its probes, ``memory`` and ``disk`` in bytes; ``measured``: by this machine's own rate.
 
     ``probes`` are the steps of its live probes, ``probe_seconds`` what they take in all. ``first`` names what has to be made before the run, each with its seconds; they are not in ``seconds``.
-    ``notes`` are sentences on how it will be done.
+    ``notes`` are sentences on how it will be done. ``reference_seconds``, of the training, are those of the reference's states that are not
+    there yet; ``keeps``: later runs on the same data will find them.
     """
 
     steps: int
@@ -67,6 +70,8 @@ class Estimate:
     probes: tuple[int, ...] = ()
     probe_seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    reference_seconds: float = 0.0
+    keeps: bool = False
 
     def json(self) -> dict[str, float]:
         return asdict(self)
@@ -89,11 +94,12 @@ def estimate(spec: RunSpec) -> Estimate:
     prefix, padded = common_prefix(known), device != "cpu" or recomputed
     work = sum(worked([known[example] for example in batch], prefix, padded) for batch in todo.batches)
     rate, measured = throughput(model, device)
-    kept, anew, notes = reference(spec, model, todo, known, defenses, device, dtype)
+    kept, anew, notes = of_reference(spec, model, todo, known, defenses, device, dtype)
     if recomputed:
         notes += ("Activations are computed again in the backward pass, to take less memory.",)
     share = 1.0 + sum(defense.extra_time for defense in defenses) + RECOMPUTE_SHARE * recomputed
-    training = (work * share + STEP_TOKENS * todo.total_steps + REFERENCE_SHARE * anew) / rate
+    referring = REFERENCE_SHARE * anew / rate
+    training = (work * share + STEP_TOKENS * todo.total_steps) / rate + referring
     rows, width = largest(todo, known)
     adapter = adapter_parameters(model, spec.recipe.rank)
     itemsize = ITEMSIZE[dtype]
@@ -109,7 +115,21 @@ def estimate(spec: RunSpec) -> Estimate:
         steps = schedule(todo.total_steps, training, each) if spec.probes.steps is None else spec.probes.steps
     probing = len(steps) * each
     tokens = sum(known[example].tokens for batch in todo.batches for example in batch)
-    return Estimate(todo.total_steps, tokens, training + probing, memory, disk, todo.safe, measured, first, steps, probing, notes)
+    return Estimate(
+        todo.total_steps,
+        tokens,
+        training + probing,
+        memory,
+        disk,
+        todo.safe,
+        measured,
+        first,
+        steps,
+        probing,
+        notes,
+        referring,
+        kept > 0,
+    )
 
 
 def likely_device(spec: RunSpec) -> str:
@@ -153,28 +173,28 @@ def asset_seconds(asset: Asset) -> float:
     return estimate(RunSpec.model_validate(asset.payload["spec"])).seconds if asset.job == "train" else asset.seconds
 
 
-def reference(
+def of_reference(
     spec: RunSpec, model: ModelEntry, todo: Plan, known: Mapping[Example, Size], defenses: Sequence[Defense], device: str, dtype: str
-) -> tuple[int, int, tuple[str, ...]]:  # fmt: skip
-    """What is kept on disk of the reference's states for this run's examples, at most; the tokens that the reference has to see
-    for it; and a sentence on it."""
+) -> tuple[int, float, tuple[str, ...]]:  # fmt: skip
+    """What is kept on disk of the reference's states for this run's examples, at most; the tokens of work that the reference is for
+    it; and a sentence on it."""
     scoped = any(defense.token_scope != "none" for defense in defenses)
     layers = sorted({layer for defense in defenses for layer in defense.layers(model.layers)})
     tokens = sum(size.tokens for size in known.values())
     stored = tokens * (len(layers) + scoped)
-    anew = missing(model, known.values(), device, dtype) if scoped else 0
-    anew += missing(model, known.values(), device, dtype, features_kind(layers)) if layers else 0
+    anew = missing(model, known.values(), device, dtype, row=REFERENCE_ROW) if scoped else 0.0
+    anew += missing(model, known.values(), device, dtype, features_kind(layers), REFERENCE_ROW) if layers else 0.0
     if drawn := sum(defense.safe_drawn(todo.total_steps) for defense in defenses):
         pool = sizes(model, datasets.load(spec.safe_pool).examples, spec.recipe.max_length)
         different = 1 - (1 - 1 / len(pool)) ** drawn
         stored += round(different * sum(size.tokens for size in pool.values()))
-        anew += round(different * missing(model, pool.values(), device, dtype))
+        anew += different * missing(model, pool.values(), device, dtype, row=REFERENCE_ROW)
     size = feature_bytes(stored, 1, model.hidden, ITEMSIZE[dtype])
     if not size:
-        return 0, 0, ()
+        return 0, 0.0, ()
     if reference_cache.fits(size):
         return size, anew, (reference_cache.told(size),)
-    exposures = sum(known[example].tokens for batch in todo.batches for example in batch)
+    exposures = sum(known[example].tokens + REFERENCE_ROW for batch in todo.batches for example in batch)
     return 0, exposures * (scoped + bool(layers)) or anew, (reference_cache.told(size),)
 
 

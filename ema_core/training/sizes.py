@@ -84,18 +84,19 @@ def common_prefix(known: Mapping[Example, Size]) -> int:
     return Layout.of(rows).prefix if rows else 0
 
 
-def missing(model: ModelEntry, known: Iterable[Size], device: str, dtype: str, kind: str = "") -> int:
-    """Tokens of those whose states under the reference are not kept yet, as far as can be told."""
-    found = list(known)
+def missing(model: ModelEntry, known: Iterable[Size], device: str, dtype: str, kind: str = "", row: int = 0) -> float:
+    """Tokens, and ``row`` for each sequence, of those whose states under the reference are not kept yet, as far as can be told."""
     weights = _weights(model.id, _stamp(model.folder))
     try:
         there = set(os.listdir(folder() / folder_name(weights or "", dtype, device, settings().threads, kind)))
     except OSError:
         there = set()
-    told = [size for size in found if size.name]
-    lacking = sum(size.tokens for size in told if size.name not in there)
-    share = lacking / sum(size.tokens for size in told) if told else 1.0
-    return lacking + round(share * sum(size.tokens for size in found if not size.name))
+    told = untold = lacking = 0
+    for size in known:
+        told += (size.tokens + row) * bool(size.name)
+        untold += (size.tokens + row) * (not size.name)
+        lacking += (size.tokens + row) * (bool(size.name) and size.name not in there)
+    return lacking + untold * (lacking / told if told else 1.0)
 
 
 def _stamp(folder: Path) -> tuple[int, int]:

@@ -229,6 +229,7 @@ def _versions(spec: RunSpec) -> tuple[int, ...]:
     known = datasets.catalog()
     files = [known[name].path for name in (spec.dataset, spec.safe_pool) if name in known]
     files += [settings().cache / name for name in ("throughput.json", "probe-tokens.json")]
+    files += sorted((settings().cache / "reference").glob("*"))  # each changes as states are kept in it
     files += [asset.path for defense in build_all(spec, provisional=True) for asset in defense.assets()]
     return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
 
