@@ -53,7 +53,7 @@ def measure(topic: str, names: Sequence[str], quick: bool, limit: float = LIMIT)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         words = [sys.executable, "-m", f"benchmarks.{topic}", "--out", str(out), "--only", *names, *(["--quick"] if quick else [])]
-        environment = {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+        environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
         process = subprocess.Popen(
             words, cwd=HERE.parent, env={**environment, "PYTHONPATH": str(HERE.parent)}, start_new_session=True
         )

@@ -22,7 +22,7 @@ def attach(model: Any, recipe: Recipe, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from ema_core.models.lora_linear import quicken
+    from ema_core.models.quick import quicken
 
     config = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.alpha, use_rslora=recipe.rslora, lora_dropout=0.0,
@@ -37,6 +37,9 @@ def attach(model: Any, recipe: Recipe, seed: int) -> Any:
 
 def detach(peft_model: Any) -> Any:
     """The plain model again, as it was before ``attach``."""
+    from ema_core.models.quick import plain_again
+
+    plain_again(peft_model)
     return peft_model.unload()
 
 

