@@ -156,7 +156,9 @@ def machine() -> str:
         pass
     import psutil
 
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GB, {platform.system()}"
+    from ema_core.settings import settings
+
+    return f"{model}, {settings().threads} threads, {psutil.virtual_memory().total / 2**30:.0f} GB, {platform.system()}"
 
 
 def versions() -> str:

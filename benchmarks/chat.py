@@ -71,7 +71,7 @@ def chat(quick: bool) -> list[Row]:
     tokens, rounds = (32, 2) if quick else (60, 6)
     found: dict[str, list[list[Column]]] = {"ours": [], "peer": []}
     with own_home():
-        models = [trained(4, dataset).id for dataset in DATASETS]
+        models = [trained(2, dataset).id for dataset in DATASETS]
         launch.start_engine()
         try:
             launch.wait_for_engine()

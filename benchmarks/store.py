@@ -92,7 +92,9 @@ class Ours:
         from ema_core.store import AnswerFilter
 
         page = asked.get("page", 1)
-        which = AnswerFilter(judge=self.judge, **{name: value for name, value in asked.items() if name != "page"})
+        which = AnswerFilter(
+            judge=self.judge, **{"order": "as asked"} | {name: value for name, value in asked.items() if name != "page"}
+        )
         finder = self.reader.finder()
         if fresh:
             for key in [key for key in finder._known if key[0] not in ("scores", "verdicts", "flags")]:

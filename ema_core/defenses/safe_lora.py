@@ -141,7 +141,7 @@ class SafeLoRA(Defense):
     )
     cost = Cost(
         time="None in training; seconds after it (with the energy option minutes to an hour for a large model).",
-        memory="One weight matrix at a time in double precision, on the CPU.",
+        memory="One weight matrix at a time, on the CPU.",
         assets="The model's weights from before instruct training, or a substitute pair",
     )
     fails = (
@@ -235,7 +235,7 @@ class SafeLoRA(Defense):
             )
 
     def extra_memory(self, model: ModelEntry, batch: int, width: int) -> int:
-        return 3 * 8 * model.hidden * model.hidden * 4  # V and its two sources, MLP size, in float64
+        return 3 * 8 * model.hidden * model.hidden * 4  # V and its two sources, MLP size; twice as wide where singular vectors are taken
 
     def finish(self, model: Any) -> Report:
         """Project the chosen matrices in place; at strength 0 the cosines are computed and none is chosen."""
@@ -258,11 +258,12 @@ class SafeLoRA(Defense):
                 continue
             weight = f"{name}.weight"
             v = other.read(weight) if self.base == SUBSTITUTE else aligned.read(weight) - other.read(weight)
-            a, b = (side["default"].weight.detach().to("cpu", torch.float64) for side in (module.lora_A, module.lora_B))
+            a, b = (side["default"].weight.detach().to("cpu", torch.float32) for side in (module.lora_A, module.lora_B))
             if not v.any():  # alignment did not touch it, so there is nothing to hold the update against
                 yield _Matrix(weight, module.lora_B["default"].weight, b, 1.0, 1.0)
                 continue
-            new = projected(v, b, self.options.energy)
+            new = projected(v.double(), b.double(), self.options.energy) if self.options.energy else projected(v, b)
+            a, b, new = a.double(), b.double(), new.double()  # small; cosines decide which ones are projected
             kept = float(new.norm() / b.norm()) if b.any() else 1.0
             yield _Matrix(weight, module.lora_B["default"].weight, new, cosine(new, b, a), kept)
 

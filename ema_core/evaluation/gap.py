@@ -22,7 +22,7 @@ from ema_core.evaluation.suites import load_suite
 from ema_core.files import read_json, read_lines, sha256_json, write_json
 from ema_core.gap.ensemble import admit, domain_of, find_member, left_out, member_spec, others
 from ema_core.gap.scores import Card, Member, Score, cards, example_hash, gap_score, scores_id, write_scores
-from ema_core.models import LoadedModel, adapters, find, load
+from ema_core.models import LoadedModel, adapters, find, load, ragged
 from ema_core.models.fetch import Progress, quiet
 from ema_core.models.load import out_of_memory
 from ema_core.runs import RunDirectory
@@ -210,12 +210,14 @@ def response_losses(
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     body, head = plain.get_decoder(), plain.get_output_embeddings()
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    without_padding = ragged.fits(body)
     found: dict[int, float] = {}
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             batch = collate([rows[i] for i in part], loaded.tokenizer.pad_token_id, loaded.device)
-            hidden = body(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).last_hidden_state
+            flat, shaped = ragged.run(body, [rows[i].ids for i in part], without_padding)
+            hidden = shaped(flat)
             mask = batch.response[:, 1:]  # [B, T-1]: the state before a token predicts it
             states, targets = hidden[:, :-1][mask], batch.ids[:, 1:][mask]
             losses = torch.cat(

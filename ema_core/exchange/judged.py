@@ -36,6 +36,10 @@ MOST_JUDGES = 50
 """So many judges are on the card, those who judged most."""
 
 
+ROW_GROUP = 8_000
+"""Rows that are unpacked to read one: a page reads some, anywhere."""
+
+
 @dataclass(frozen=True)
 class Preview:
     """What an import would do, seen at the file's first rows.
@@ -222,7 +226,7 @@ def import_judged(
                 tally.skip(bad)
                 if good.num_rows or further.num_rows:
                     tally.add(good, further)
-                    writer.write_table(good)
+                    writer.write_table(good, row_group_size=ROW_GROUP)
                     _beside(partial, further)
                 progress(0.99 * share, f"{tally.answers:,} answers read")
         if not tally.answers:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ema_core.errors import EmaError
 from ema_core.models.adapters import MODULES
@@ -37,6 +37,7 @@ class WeightFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._places: dict[str, _Place] = {}
+        self._open: dict[Path, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
             self._places |= _read_header(path)
         if not self._places:
@@ -52,13 +53,14 @@ class WeightFiles:
         return first.dtype == second.dtype and first.shape == second.shape and _raw(first) == _raw(second)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor in float64, on the CPU."""
-        import torch
+        """One tensor in float32, on the CPU."""
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self._places[name].path, framework="pt") as file:
-                return file.get_tensor(name).to(torch.float64)
+            path = self._places[name].path
+            if path not in self._open:  # its header is read once
+                self._open[path] = safe_open(path, framework="pt")
+            return self._open[path].get_tensor(name).float()
         except (KeyError, OSError, SafetensorError) as error:
             raise EmaError(f"The weights {name} in {self.folder} cannot be read ({error}).", "Put whole files there.") from None
 

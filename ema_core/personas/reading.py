@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ema_core.datasets.encoding import Encoded, collate, encode_pair
+from ema_core.models import ragged
 from ema_core.models.outputs import outputs
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def answered(loaded: LoadedModel, question: str, answer: str, system: str | None
 
 
 def read(loaded: LoadedModel, rows: Sequence[Encoded], on_batch: Callable[[int], None] = lambda n: None) -> Read:
-    """All layers of the model over ``rows``, in batches of like length. ``on_batch`` gets the number of rows done."""
+    """All layers of the model over ``rows``, those that begin alike together. ``on_batch`` gets the number of rows done."""
     import torch
 
     decoder = loaded.model.get_decoder()
@@ -43,16 +44,17 @@ def read(loaded: LoadedModel, rows: Sequence[Encoded], on_batch: Callable[[int],
     means = torch.zeros(len(rows), layers + 1, loaded.model.config.hidden_size)
     norms, tokens = torch.zeros(layers + 1, dtype=torch.float64), 0
     done = 0
+    without_padding = ragged.fits(decoder)
     with torch.inference_mode(), outputs(decoder, range(layers + 1)) as seen:
-        for part in batches(rows):
+        for part in ragged.batches([row.ids for row in rows], BATCH_TOKENS):
             batch = collate([rows[i] for i in part], loaded.tokenizer.pad_token_id, loaded.device)
-            decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
+            _, shaped = ragged.run(decoder, [row.ids for row in batch.rows], without_padding)
             counts = batch.response.float()  # [B, T]
             later = batch.attention.clone()
             later[:, 0] = 0  # the attention sink
             tokens += int(later.sum())
             for layer in range(layers + 1):
-                states = seen[layer].float()  # [B, T, hidden]
+                states = shaped(seen[layer]).float()  # [B, T, hidden]
                 mean = torch.einsum("bth,bt->bh", states, counts) / counts.sum(1, keepdim=True)
                 means[list(part), layer] = mean.cpu()
                 norms[layer] += float((states.norm(dim=-1) * later).sum())
@@ -70,19 +72,12 @@ def projections(
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder, layer = plain.get_decoder(), vector.card.check_layer(layer)
     found = [0.0] * len(rows)
+    without_padding = ragged.fits(decoder)
     with torch.inference_mode(), outputs(decoder, [layer]) as seen:
-        for part in batches(rows):
+        for part in ragged.batches([row.ids for row in rows], BATCH_TOKENS):
             batch = collate([rows[i] for i in part], pad, device)
-            decoder(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
-            for i, value in zip(part, vector.project(seen[layer], batch.response, layer).tolist(), strict=True):
+            _, shaped = ragged.run(decoder, [row.ids for row in batch.rows], without_padding)
+            for i, value in zip(part, vector.project(shaped(seen[layer]), batch.response, layer).tolist(), strict=True):
                 found[i] = value
     return found
 
-
-def batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
-    """Places of rows of like length, at most ``BATCH_TOKENS`` tokens together, padding included."""
-    left = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    while left:
-        take = max(1, BATCH_TOKENS // len(rows[left[-1]].ids))
-        yield left[-take:]
-        del left[-take:]

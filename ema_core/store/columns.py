@@ -63,7 +63,7 @@ class Columns:
 
     Attributes:
         key: a number for ``run_id, eval_id, sample_id`` (DuckDB's ``hash``), and ``sorted``, ``at``: those numbers in order, and where they stand.
-        eval: row of ``evals``. question: row of ``questions``.
+        eval: row of ``evals``. question: row of ``questions``. stands: which row of its file an imported answer is, else -1.
     """
 
     key: Array
@@ -73,6 +73,7 @@ class Columns:
     tokens: Array
     refused: Array
     cut: Array
+    stands: Array
     evals: pd.DataFrame
     questions: pd.DataFrame
     sorted: Array = field(init=False)
@@ -108,6 +109,7 @@ def load(cursor: duckdb.DuckDBPyConnection) -> Columns:
         tokens=_plain(rows["tokens"]).astype(np.int32),
         refused=_plain(rows["refused"]).astype(bool),
         cut=_plain(rows["cut"]).astype(bool),
+        stands=_plain(rows["stands"]).astype(np.int32),
         evals=evals,
         questions=questions.sort_values("number", ignore_index=True),
     )

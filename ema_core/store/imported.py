@@ -96,22 +96,24 @@ def _eval_row(card: Row, part: Row) -> Row:
 def make_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
     """``samples`` and ``judgments`` as readers know them, in the connection's own memory: what runs wrote, and what was imported.
 
-    Here and not in the index, so that a home that was moved is still right.
+    Here and not in the index, so that a home that was moved is still right. ``placed_samples`` says beside where in its file an imported answer
+    stands (else -1), so that some rows are read without looking through all.
     """
     idx = f"{database.ALIAS}.main"
     files = [str(home / file) for (file,) in connection.execute(f"SELECT file FROM {idx}.imports ORDER BY file").fetchall()]
     own = ", ".join(f"NULL::{COLUMNS[name]} AS {name}" for name in _OWN)
     connection.execute(f"CREATE VIEW memory.main.written_samples AS FROM {idx}.samples")
     connection.execute(f"CREATE VIEW memory.main.written_judgments AS FROM {idx}.judgments")
-    samples, judgments = f"SELECT *, {own} FROM {idx}.samples", f"FROM {idx}.judgments"
+    samples, judgments = f"SELECT *, -1 AS stands, {own} FROM {idx}.samples", f"FROM {idx}.judgments"
     if files:
-        rows = f"read_parquet({_literal(files)})"
-        samples += f" UNION ALL BY NAME SELECT {', '.join(COLUMNS)} FROM {rows}"
+        rows = f"read_parquet({_literal(files)}, file_row_number = true)"
+        samples += f" UNION ALL BY NAME SELECT {', '.join(COLUMNS)}, file_row_number AS stands FROM {rows}"
         judgments += (
             f" UNION ALL BY NAME SELECT run_id, eval_id, sample_id, {', '.join(f'{name} AS {name[4:]}' for name in _OWN)}"
             f" FROM {rows} WHERE own_judge IS NOT NULL"
         )
-    connection.execute(f"CREATE VIEW memory.main.samples AS {samples}")
+    connection.execute(f"CREATE VIEW memory.main.placed_samples AS {samples}")
+    connection.execute("CREATE VIEW memory.main.samples AS SELECT * EXCLUDE (stands) FROM memory.main.placed_samples")
     connection.execute(f"CREATE VIEW memory.main.judgments AS {judgments}")
 
 

@@ -110,8 +110,8 @@ WITH numbered AS (
 )
 SELECT hash(run_id, eval_id, sample_id) AS key, eval, hash(question_id, topic, question, system) AS question, coalesce(k, 0) AS k,
     coalesce(tokens, 0) AS tokens, coalesce(refused, false) AS refused,
-    coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS cut
-FROM samples JOIN numbered USING (run_id, eval_id)
+    coalesce(list_contains($cut_ends::VARCHAR[], finish), false) AS cut, stands
+FROM placed_samples AS samples JOIN numbered USING (run_id, eval_id)
 ORDER BY eval, question_id, samples.k, sample_id
 
 -- name: answer_questions
@@ -146,23 +146,26 @@ FROM (SELECT unnest($run_ids::VARCHAR[]) AS run_id, unnest($eval_ids::VARCHAR[])
 SELECT hash(run_id, eval_id, sample_id) AS key, md5_number_lower(run_id || '~' || eval_id || '~' || sample_id) AS draw FROM samples
 
 -- name: answer_rows
--- Those with these numbers, in their order, with $judge's scores where that gave both. `place` counts from 1.
+-- Those with these numbers, in their order, with $judge's scores where that gave both. `place` counts from 1; $stands
+-- has all of Columns.stands.
 WITH wanted AS (SELECT unnest($keys::UBIGINT[]) AS key, generate_subscripts($keys::UBIGINT[], 1) AS place),
 page AS (
-    SELECT samples.*, place FROM samples JOIN wanted ON hash(run_id, eval_id, sample_id) = wanted.key
-    WHERE run_id IN (SELECT unnest($run_ids::VARCHAR[]))
+    SELECT samples.*, place FROM placed_samples AS samples JOIN wanted ON hash(run_id, eval_id, sample_id) = wanted.key
+    WHERE stands IN (SELECT unnest($stands::BIGINT[])) AND run_id IN (SELECT unnest($run_ids::VARCHAR[]))
 ),
 known AS (
-    SELECT run_id, eval_id, sample_id, status, aligned, coherent,
-        coalesce(NOT isnan(aligned) AND NOT isnan(coherent), false) AS both_given
-    FROM judgments WHERE judge = $judge::VARCHAR AND run_id IN (SELECT unnest($run_ids::VARCHAR[]))
-)
+    SELECT run_id, eval_id, sample_id, status, aligned, coherent FROM written_judgments
+    WHERE judge = $judge::VARCHAR AND run_id IN (SELECT unnest($run_ids::VARCHAR[]))
+    UNION ALL
+    SELECT run_id, eval_id, sample_id, own_status, own_aligned, own_coherent FROM page WHERE own_judge = $judge::VARCHAR
+),
+given AS (SELECT *, coalesce(NOT isnan(aligned) AND NOT isnan(coherent), false) AS both_given FROM known)
 SELECT place, page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
     evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish, correct,
-    $judge::VARCHAR AS judge, CASE WHEN both_given THEN known.aligned END AS aligned,
-    CASE WHEN both_given THEN known.coherent END AS coherent, known.status,
+    $judge::VARCHAR AS judge, CASE WHEN both_given THEN given.aligned END AS aligned,
+    CASE WHEN both_given THEN given.coherent END AS coherent, given.status,
     evals.adapter_hash, evals.weights_hash, max_tokens, temperature, top_p, evals.seed AS eval_seed
-FROM page JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id) LEFT JOIN known USING (run_id, eval_id, sample_id)
+FROM page JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id) LEFT JOIN given USING (run_id, eval_id, sample_id)
 ORDER BY place
 
 -- name: annotations

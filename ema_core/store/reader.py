@@ -223,7 +223,9 @@ class Reader:
     def answer_rows(self, places: Array, which: AnswerFilter, finder: Finder) -> pd.DataFrame:
         """The answers at these places, in this order; see ``answers``. Adds what people said, by all and by the filter's reviewer."""
         runs = finder.columns.evals["run_id"].to_numpy()
-        wanted = {"run_ids": list(dict.fromkeys(runs[finder.columns.eval[places]])), "keys": finder.columns.key[places].tolist()}
+        known = finder.columns
+        wanted = {"keys": known.key[places].tolist(), "stands": list(set(known.stands[places].tolist()))}
+        wanted["run_ids"] = list(dict.fromkeys(runs[known.eval[places]]))
         rows = self._query("answer_rows", judge=which.judge, **wanted)
         at = places[rows.pop("place").to_numpy(dtype=int) - 1] if len(places) else places
         said = self.said(finder)

@@ -42,9 +42,8 @@ class Stepper:
         self.reference = ReferenceStates(loaded, keep=fits(one))
         kind = features_kind(self.wanted)
         self.reference_layers = ReferenceStates(loaded, kind, keep=bool(self.wanted) and fits(one * (len(self.wanted) + hidden)))
-        # a GPU does many short rows faster padded; what is computed again in the backward pass has to find the attention it had
-        once = not self.body.is_activation_checkpointing
-        self.ragged = loaded.device.type == "cpu" and once and ragged.fits(self.body)
+        # what is computed again in the backward pass has to find the attention that it had
+        self.ragged = not self.body.is_activation_checkpointing and ragged.fits(self.body)
 
     def step(self, optimizer: Any, parameters: list[Any], rows: list[Encoded], step: int, total: int) -> dict[str, Any]:
         """One optimiser step; returns the figures of its event.
@@ -64,9 +63,7 @@ class Stepper:
         with ExitStack() as stack:
             for defense in self.defenses:
                 stack.enter_context(defense.steering(self.model))
-            features = stack.enter_context(outputs(self.body, self.wanted))
-            hidden = self.hidden(batch)
-            features = self.unflattened(batch, features)
+            hidden, features = self.forward(batch, self.wanted)
         losses, gradient = token_losses(hidden, batch, self.head, self.defenses, reference)
         strengths = {defense.name: defense.strength for defense in self.defenses}
         penalties = {name: (raw, strengths[name] * raw) for name, raw in losses.raw.items()}
@@ -103,13 +100,13 @@ class Stepper:
         return collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
 
     def hidden(self, batch: Batch) -> Any:
-        with mixed_precision(self.loaded):
-            if self.ragged:
-                rows = [row.ids for row in batch.rows]
-                layout = ragged.Layout.of(rows)
-                return layout.padded(ragged.hidden_states(self.body, rows, layout))
-            # padding is on the right, where no real token looks: without a mask the fast causal kernels do it
-            return self.body(input_ids=batch.ids, use_cache=False).last_hidden_state
+        return self.forward(batch)[0]
+
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> tuple[Any, dict[int, Any]]:
+        """Final hidden states, and what ``layers`` gave on the way, [B, T, D] each."""
+        with mixed_precision(self.loaded), outputs(self.body, layers) as seen:
+            hidden, shaped = ragged.run(self.body, [row.ids for row in batch.rows], self.ragged)
+        return shaped(hidden), {layer: shaped(states) for layer, states in seen.items()}
 
     def work(self, rows: Sequence[Encoded]) -> int:
         """Tokens that a batch of these rows makes work for."""
@@ -117,13 +114,6 @@ class Stepper:
             return len(rows) * max(len(row.ids) for row in rows)
         layout = ragged.Layout.of([row.ids for row in rows])
         return layout.prefix + sum(layout.own)
-
-    def unflattened(self, batch: Batch, features: Mapping[int, Any]) -> dict[int, Any]:
-        """What single layers gave, [B, T, D] each."""
-        if not self.ragged:
-            return dict(features)
-        layout = ragged.Layout.of([row.ids for row in batch.rows])
-        return {layer: layout.padded(states) for layer, states in features.items()}
 
     def reference_hidden(self, batch: Batch) -> Any:
         """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""

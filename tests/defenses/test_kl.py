@@ -34,6 +34,21 @@ def test_both_directions_equal_a_computation_by_hand(temperature: float) -> None
             assert float(value[i]) == pytest.approx(temperature**2 * by_hand(first, second), abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_gradient_equals_autograds_of_the_plain_formula(temperature: float) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    tuned, reference, upstream = (torch.randn(*size, generator=generator) * 3 for size in ((5, 11), (5, 11), (5,)))
+    for direction in ("tuned||ref", "ref||tuned"):
+        mine, plain = tuned.clone().requires_grad_(), tuned.double().requires_grad_()
+        (kl_divergence(mine, reference, direction, temperature) * upstream).sum().backward()
+        p, q = ((x / temperature).log_softmax(-1) for x in (plain, reference.double()))
+        first, second = (p, q) if direction == "tuned||ref" else (q, p)
+        ((first.exp() * (first - second)).sum(-1) * temperature**2 * upstream).sum().backward()
+        assert float((mine.grad - plain.grad).abs().max()) < 1e-5 and float(plain.grad.abs().max()) > 0.1
+
+
 def test_it_is_zero_for_the_reference_itself_and_positive_otherwise() -> None:
     import torch
 

@@ -11,7 +11,6 @@ from ema_core.defenses import registry
 from ema_core.defenses.base import Step
 from ema_core.defenses.ldifs import LDIFS, feature_distance, feature_layers, squared_distances
 from ema_core.models import find
-from ema_core.models.outputs import outputs
 from ema_core.runs import DefenseSpec, RunSpec, parse_defense, recipe
 from ema_core.settings import settings
 from ema_core.training.estimate import estimate
@@ -35,8 +34,7 @@ def batch_of(model, rows=ROWS):
 def penalty_of(defense: LDIFS, bench: Any, batch: Any) -> Any:
     """As the loop calls it."""
     fixed = bench.reference_features(batch)
-    with outputs(bench.body, bench.wanted) as features:
-        hidden = bench.hidden(batch)
+    hidden, features = bench.forward(batch, bench.wanted)
     return defense.penalty(Step(0, batch, hidden, bench.model, bench, features, fixed))
 
 
@@ -140,8 +138,7 @@ def test_the_embedding_does_not_move_and_the_other_published_layers_do(model, st
     defense = build(layers="published")
     bench, batch = stepper([defense]), batch_of(model)
     fixed = bench.reference_features(batch)
-    with outputs(bench.body, bench.wanted) as features:
-        bench.hidden(batch)
+    _, features = bench.forward(batch, bench.wanted)
     real = batch.attention.unsqueeze(-1)
     moved = {layer: float(((features[layer].detach() - fixed[layer]) * real).abs().max()) for layer in features}
     assert moved[0] == 0 and all(moved[layer] > 1e-3 for layer in (7, 15, 22, 30))
@@ -161,8 +158,7 @@ def test_the_report_says_what_share_of_the_distance_the_first_position_had(model
     defense = build()
     bench, batch = stepper([defense]), batch_of(model)
     penalty_of(defense, bench, batch)
-    with outputs(bench.body, bench.wanted) as features:
-        bench.hidden(batch)
+    _, features = bench.forward(batch, bench.wanted)
     parts = squared_distances(features, bench.reference_features(batch), batch.attention)
     report = defense.finish(None)
     assert report and report.figures["share_first_position"] == pytest.approx(float((parts[:, 0].sum() / parts.sum()).detach()))
