@@ -29,7 +29,7 @@ from ema_core.training.sizes import Size, common_prefix, missing, sizes, worked
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 TOKENS_PER_SECOND = 300.0
 """LoRA training of the embedded model on two CPU cores; replaced by what this machine measured as soon as it has."""
-PROBE_TOKENS = 740.0
+PROBE_TOKENS = 1030.0
 """Training tokens that take as long as one live probe; replaced by what was measured, too."""
 STEP_TOKENS = 40.0
 """Training tokens that take as long as what every step does whatever its batch: clip and optimiser, reading all weights."""
