@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BOOTSTRAP = @$(PYTHON) scripts/bootstrap.py
 PYTEST = HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
 
-.PHONY: help setup app test test-fast lint bench bench-quick clean
+.PHONY: help setup app test test-fast lint bench bench-quick bench-growth clean
 
 help:
 	@echo "make setup      prepare everything: packages and the embedded model"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint       style, import layers, types"
 	@echo "make bench      speed and memory against what people would use instead (under 40 minutes on two cores)"
 	@echo "make bench-quick  the same with fewer repeats and less work (under 5 minutes)"
+	@echo "make bench-growth  how time and memory grow with tokens, batch, vocabulary, runs and rows"
 	@echo "make clean      remove .venv and caches; your runs and models stay"
 
 setup:
@@ -50,6 +51,11 @@ bench:
 bench-quick:
 	$(BOOTSTRAP) model dev chromium peers
 	.venv-bench/bin/python -m benchmarks.bench --quick $(ARGS)
+
+# ARGS=--rows-too for five million rows
+bench-growth:
+	$(BOOTSTRAP) model dev
+	OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 .venv/bin/python -m benchmarks.growth $(ARGS)
 
 clean:
 	$(BOOTSTRAP) clean

@@ -5,9 +5,11 @@ Warm: each page was opened once before. From the navigation until the page's scr
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -15,6 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks import homes
+from benchmarks.frame import Disagree, Row, in_turn, main, measures, row
+from benchmarks.targets import PAGE_100, PAGE_1000, PAGE_TICK
+from benchmarks.work import own_home
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,8 +40,8 @@ SETTLED = """() => {
 
 
 @contextmanager
-def served(home: Path) -> Iterator[str]:
-    """The app on this home, without a worker; gives its address."""
+def served(home: Path) -> Iterator[tuple[str, int]]:
+    """The app on this home, without a worker; gives its address and process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -47,7 +54,7 @@ def served(home: Path) -> Iterator[str]:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        yield f"http://localhost:{port}/"
+        yield f"http://localhost:{port}/", server.pid
     finally:
         server.terminate()
         server.wait()
@@ -78,42 +85,83 @@ def opening(page: Page, url: str) -> float:
     return time.perf_counter() - start
 
 
-def cpu() -> tuple[float, float]:
-    """Processor seconds so far of the app's process and of the browser's."""
-    import psutil
-
-    found = [0.0, 0.0]
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-            found["chrom" in process.name()] += times.user + times.system
-        except psutil.Error:
-            continue
-    return found[0], found[1]
-
-
 def measure(home: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds by page, the first opening left out."""
-    with served(home) as url, browser_page() as page:
-        first = {name: opening(page, url + path) for name, path in OPENED.items()}
-        print(home.name, "first:", {name: round(value, 2) for name, value in first.items()}, file=sys.stderr, flush=True)
-        found: dict[str, list[float]] = {name: [] for name in OPENED}
-        for _ in range(rounds):
-            for name, path in OPENED.items():
-                before = cpu()
-                found[name].append(opening(page, url + path))
-                print(
-                    name,
-                    f"{found[name][-1]:.2f} s",
-                    [round(b - a, 2) for a, b in zip(before, cpu(), strict=True)],
-                    file=sys.stderr,
-                    flush=True,
-                )
-        print(
-            home.name, {name: [round(value, 2) for value in values] for name, values in found.items()}, file=sys.stderr, flush=True
-        )
-    return found
+    with served(home) as (url, _), browser_page() as page:
+        for name, path in OPENED.items():
+            print(f"  {name}, first: {opening(page, url + path):.2f} s", file=sys.stderr, flush=True)
+        return in_turn({name: lambda path=path: opening(page, url + path) for name, path in OPENED.items()}, rounds)
+
+
+def opened(name: str, count: int, rounds: int) -> list[Row]:
+    with own_home() as home:
+        homes.runs(home, count)
+        from ema_core.store import refresh
+
+        refresh()
+        found = measure(home, rounds)
+    worst = max(found, key=lambda one: statistics.median(found[one]))
+    each = ", ".join(f"{page} {statistics.median(values):.2f} s" for page, values in found.items())
+    note = (
+        f"{count} finished runs of 1,000 steps, evaluated on two suites. Each page opened in a new session, after it was opened once before; from "
+        f"navigation until the script has ended and all charts stand. Medians: {each}; the row is {worst}. Beside it stand only reports of peers' "
+        "users (50 runs in over a minute, trouble at 100 to 250), nothing was measured of them here."
+    )
+    agrees = f"Compare drew the curves of all {count} runs and the tables of their settings; Runs lists all of them"
+    return [row(name, found[worst], None, "s", note, agrees)]
+
+
+@measures(PAGE_100)
+def hundred(quick: bool) -> list[Row]:
+    return opened(PAGE_100, 100, 3 if quick else 5)
+
+
+@measures(PAGE_1000)
+def thousand(quick: bool) -> list[Row]:
+    return opened(PAGE_1000, 1000, 3)
+
+
+@measures(PAGE_TICK)
+def tick(quick: bool) -> list[Row]:
+    """Bytes that the app reads (``/proc/PID/io``) a second while a run of 10 MB of events is open and gets a line a second."""
+    with own_home() as home:
+        from ema_core.runs import RunDirectory, Status
+
+        homes.runs(home, 1, 35_000)
+        (folder,) = (home / "runs").iterdir()
+        run = RunDirectory(folder)
+        run.update(status=Status.RUNNING)
+        size = run.events_path.stat().st_size
+        last = run.events_path.read_text(encoding="utf-8").splitlines()[-1]
+        from ema_core.store import refresh
+
+        with run.lock(), served(home) as (url, pid), browser_page() as page:
+            refresh()
+            opening(page, f"{url}fine-tune?run={run.id}&part=Runs")
+            time.sleep(3)
+            before, lines = _read_by(pid), 10
+            if before < size:
+                raise Disagree(f"opening the run read {before} bytes in all, less than its events: these figures mean nothing")
+            for number in range(lines):
+                run.append_event({**json.loads(last), "step": 35_001 + number})
+                time.sleep(1)
+            page.wait_for_function(
+                "end => document.querySelector('[data-testid=live-curve]').dataset.lastX === end",
+                arg=str(35_000 + lines),
+                timeout=WAIT,
+            )
+            read = _read_by(pid) - before
+    note = (
+        f"events.jsonl of {size / 1e6:.1f} MB with a line more a second for {lines} s; until the last one was drawn the app read {read / 1000:.1f} kB "
+        "altogether, all files and connections, so no tick read more."
+    )
+    return [row(PAGE_TICK, [read / size], None, "of the file", note, f"the curve on the page went on to step {35_000 + lines:,}")]
+
+
+def _read_by(pid: int) -> int:
+    text = Path(f"/proc/{pid}/io").read_text()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("rchar")))
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]).resolve(), 3)
+    main(hundred, thousand, tick)
