@@ -235,7 +235,9 @@ class SafeLoRA(Defense):
             )
 
     def extra_memory(self, model: ModelEntry, batch: int, width: int) -> int:
-        return 3 * 8 * model.hidden * model.hidden * 4  # V and its two sources, MLP size; twice as wide where singular vectors are taken
+        return (
+            3 * 8 * model.hidden * model.hidden * 4
+        )  # V and its two sources, MLP size; twice as wide where singular vectors are taken
 
     def finish(self, model: Any) -> Report:
         """Project the chosen matrices in place; at strength 0 the cosines are computed and none is chosen."""

@@ -63,7 +63,9 @@ def hidden_states(body: Any, rows: Sequence[Sequence[int]], layout: Layout) -> t
         ).last_hidden_state
 
 
-def run(body: Any, rows: Sequence[Sequence[int]], without_padding: bool) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+def run(
+    body: Any, rows: Sequence[Sequence[int]], without_padding: bool
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """Final hidden states, and what brings them, or any layer's, into the shape [B, T, D] (padding on the right)."""
     import torch
 

@@ -80,4 +80,3 @@ def projections(
             for i, value in zip(part, vector.project(shaped(seen[layer]), batch.response, layer).tolist(), strict=True):
                 found[i] = value
     return found
-

@@ -91,7 +91,7 @@ def estimate(spec: RunSpec) -> Estimate:
     recomputed = spec.gradient_checkpointing == "on" or (
         spec.gradient_checkpointing == "auto" and device != "cuda" and _too_large(model, todo, known, free_here(), dtype)
     )
-    prefix, padded = common_prefix(known), device != "cpu" or recomputed
+    prefix, padded = common_prefix(known), recomputed
     work = sum(worked([known[example] for example in batch], prefix, padded) for batch in todo.batches)
     rate, measured = throughput(model, device)
     kept, anew, notes = of_reference(spec, model, todo, known, defenses, device, dtype)

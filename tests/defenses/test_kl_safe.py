@@ -9,6 +9,7 @@ import pytest
 from ema_core import datasets
 from ema_core.defenses import registry
 from ema_core.defenses.base import Step
+from ema_core.defenses.kl import KL_SHARE
 from ema_core.errors import EmaError
 from ema_core.models.chunks import CHUNK, mean_in_chunks
 from ema_core.runs import DefenseSpec, RunSpec, parse_defense, recipe
@@ -104,7 +105,9 @@ def test_a_safe_batch_comes_at_every_nth_step_alone() -> None:
     assert [defense.penalty(at(number, None)) for number in (1, 2, 4, 5)] == [None] * 4
     assert len(drawn(defense, 0)) == len(drawn(defense, 3)) == 2
     half = registry.build_all(RunSpec(defenses=(parse_defense("kl-safe=1:batch_size=2,every=2"),)))[0]
-    assert half.extra_time == pytest.approx(0.5 * (1 + KL_SHARE)), "half a batch as large as the recipe's, with its head and divergence"
+    assert half.extra_time == pytest.approx(0.5 * (1 + KL_SHARE)), (
+        "half a batch as large as the recipe's, with its head and divergence"
+    )
 
 
 def test_a_pool_that_is_too_small_is_said_before_training(home) -> None:

@@ -148,7 +148,9 @@ def test_a_temperature_next_to_nothing_takes_the_likeliest_token() -> None:
     import torch
 
     for temperature in (0.0, 1e-46, 1e-40, 1e-7):
-        assert choose(torch.tensor([[1.0, 2.0, 30.0]]), [np.random.default_rng()], [SamplingSettings(1, temperature)]).tolist() == [2]
+        assert choose(torch.tensor([[1.0, 2.0, 30.0]]), [np.random.default_rng()], [SamplingSettings(1, temperature)]).tolist() == [
+            2
+        ]
 
 
 def test_text_comes_in_whole_characters_and_stops_at_stop_strings(model) -> None:
