@@ -321,4 +321,6 @@ def siblings(runs: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
     recipe = "recipe" if "recipe" in all_runs else "recipe_label"
     alike = ["model", "defense_label", recipe, "seed"]
     benign = all_runs[all_runs["dataset"].eq(BENIGN_TASK)]
+    if benign.empty:
+        return benign
     return benign.merge(runs.loc[~runs["dataset"].eq(BENIGN_TASK), alike].drop_duplicates(), on=alike)

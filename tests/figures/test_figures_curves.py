@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ema_core.figures import QUANTITIES, curve_traces, smooth, training_curves
-from ema_core.figures.curves import POINTS
+from ema_core.figures.curves import MANY, POINTS
 from ema_core.figures.smoothing import thin
 
 
@@ -78,9 +78,21 @@ def test_traces_are_plain_json_with_a_curve_a_run(two_runs: pd.DataFrame) -> Non
     traces = json.loads(json.dumps(curve_traces(two_runs, smoothing=0.5), allow_nan=False))
     assert [trace["id"] for trace in traces] == ["run-aaaa", "run-bbbb"]
     assert [trace["name"] for trace in traces] == ["none · seed 0", "kl=0.1:tokens=response · seed 3"]
-    assert set(traces[0]) == {"id", "name", "x", "y", "y_smooth", "color", "dash"}
+    assert set(traces[0]) == {"id", "name", "defense", "x", "y", "y_smooth", "color", "dash"}
     assert traces[0]["x"] == list(range(1, 21)) and traces[0]["y"][3] is None
     assert traces[0]["color"] != traces[1]["color"]
+
+
+def test_many_runs_are_a_line_a_defense_with_gaps() -> None:
+    frame = pd.concat([steps_of(f"run-{n:04d}", "none" if n % 2 else "kl=1", 5, seed=n) for n in range(MANY + 2)])
+    figure = training_curves(frame, smoothing=0, raw=False)
+    assert [line.name for line in figure.data] == [f"kl=1 ({MANY // 2 + 1})", f"none ({MANY // 2 + 1})"]
+    alone = {trace["name"]: trace["y_smooth"] for trace in curve_traces(frame, smoothing=0)}
+    for line in figure.data:
+        drawn = np.asarray(line.y, float)
+        assert np.isnan(drawn[5::6]).all()  # a gap after each run
+        for n in range(MANY // 2 + 1):
+            assert drawn[6 * n : 6 * n + 5] == pytest.approx(alone[line.text[6 * n]], rel=1e-5)
 
 
 def test_a_long_run_is_thinned_after_it_was_smoothed() -> None:
