@@ -12,6 +12,7 @@ from ema_core.datasets.pairs import Pair
 from ema_core.files import read_json, sha256_json, write_json
 from ema_core.models.load import LoadedModel
 from ema_core.models.outputs import outputs
+from ema_core.models.ragged import common_prefix
 from ema_core.settings import settings
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def answer_log_likelihoods(
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     body, head, device = plain.get_decoder(), plain.get_output_embeddings(), loaded.device
     rows = [_Row.of(pair, loaded) for pair in pairs]
-    shared = _common_prefix([row.prompt for row in rows])
+    shared = rows[0].prompt[: common_prefix([row.prompt for row in rows])]
     rows.sort(key=lambda row: len(row.prompt))
     found: dict[str, list[float]] = {}
     with torch.inference_mode():
@@ -105,14 +106,6 @@ class _Row:
 def _split(row: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
     at = row.response.index(True)
     return row.ids[:at], row.ids[at:]
-
-
-def _common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens that all rows begin with, short of a whole row: every row keeps at least one of its own."""
-    first, last = min(rows), max(rows)
-    most = min(map(len, rows)) - 1
-    length = next((i for i in range(most) if first[i] != last[i]), most)
-    return first[:length]
 
 
 def _padded(rows: Sequence[tuple[int, ...]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:

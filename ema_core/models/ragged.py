@@ -31,7 +31,7 @@ class Layout:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Layout:
-        common = _common_prefix(rows) if len(rows) > 1 else 0
+        common = common_prefix(rows) if len(rows) > 1 else 0
         return cls(tuple(map(len, rows)), common if common >= SHORTEST_PREFIX else 0)
 
     @property
@@ -84,7 +84,7 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
     while left:
         first, batch, shared, size = rows[left[0]], [left[0]], len(rows[left[0]]) - 1, len(rows[left[0]])
         for place in left[1:]:
-            common = _common_prefix((first, rows[place]))
+            common = common_prefix((first, rows[place]))
             after = min(shared, common)
             grown = after + sum(len(rows[i]) - after for i in (*batch, place))
             if grown > tokens or (len(batch) > 1 and after < shared // 2 and size > tokens // 4):
@@ -130,9 +130,9 @@ class _Rows:
     prefix: int
 
 
-def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with, short of a whole row: every row keeps at least one of its own."""
-    first, last = min(rows), max(rows)
+    first, last = min(map(tuple, rows)), max(map(tuple, rows))
     most = min(map(len, rows)) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
 
@@ -191,6 +191,8 @@ def _short(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
     import torch
 
     heads, own, d = query.shape[1:]
-    grouped = (query * (scaling if scaling is not None else d**-0.5)).reshape(key.shape[1], -1, d)  # heads of one key head lie together
+    grouped = (query * (scaling if scaling is not None else d**-0.5)).reshape(
+        key.shape[1], -1, d
+    )  # heads of one key head lie together
     scores = torch.baddbmm(mask.repeat(heads // key.shape[1], 1).expand(key.shape[1], -1, -1), grouped, key[0].transpose(1, 2))
     return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, own, d)
