@@ -69,7 +69,7 @@ def against_stopping(general: Seeds, narrow: Seeds, points: Points) -> tuple[Est
     """
     own = {seed: _changes(part) for seed, part in general.parts.items() if seed in narrow.parts}
     inside = {seed: float(_changes(narrow.parts[seed]).mean()) for seed in own}
-    topics = {seed: general.parts[seed].rows.drop_duplicates("pair_id").set_index("pair_id")["topic"] for seed in own}
+    topics = {seed: general.parts[seed].topics["pair_id"] for seed in own}
     best: tuple[Estimate, str] | None = None
     for kind in ("checkpoint", "scale"):
         found = []
@@ -109,4 +109,4 @@ def _at(points: Points, kind: str, seed: int, narrow: float, protocol: tuple[Any
 
 
 def _changes(part: Answers | Pairs) -> pd.Series:
-    return part.rows.groupby("pair_id")["change"].mean()
+    return part.averaged("pair_id", "change")

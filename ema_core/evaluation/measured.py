@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ema_core.evaluation.metrics import (
@@ -23,7 +24,6 @@ from ema_core.evaluation.metrics import (
     margin_changes,
     over_seeds,
     p_value,
-    paired_differences,
     rate_over_seeds,
 )
 from ema_core.evaluation.suites import KEPT
@@ -51,8 +51,29 @@ _SAMPLING = ("suite_hash", "max_tokens", "temperature", "top_p")
 """Answers sampled under another of these are of another protocol."""
 
 
+class _Rows:
+    """What one run has measured: a row each, in ``rows``."""
+
+    rows: pd.DataFrame
+
+    @cached_property
+    def _averaged(self) -> dict[tuple[str, str], pd.Series]:
+        return {}
+
+    def averaged(self, by: str, value: str) -> pd.Series:
+        """Mean of ``value`` for each ``by``, kept: a run is compared with many."""
+        if (by, value) not in self._averaged:
+            self._averaged[by, value] = self.rows[value].dropna().groupby(self.rows[by]).mean()
+        return self._averaged[by, value]
+
+    @cached_property
+    def topics(self) -> dict[str, pd.Series]:
+        """The topic of each question and pair, by the column that names it."""
+        return {by: self.rows.drop_duplicates(by).set_index(by)["topic"] for by in ("question_id", "pair_id") if by in self.rows}
+
+
 @dataclass(frozen=True)
-class Answers:
+class Answers(_Rows):
     """A run's answers to one suite, a row each, with this judge's scores where it gave both (``scored``)."""
 
     rows: pd.DataFrame
@@ -74,7 +95,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(_Rows):
     """A run's answer pairs of one suite, a row each, with ``change`` (of the margin, from the base)."""
 
     rows: pd.DataFrame
@@ -251,8 +272,10 @@ def difference(own: Seeds, twin: Seeds, by: str, value: str) -> Estimate:
         return nothing("no undefended twin with the same seed was measured")
     if own.protocol != twin.protocol:
         return nothing("the undefended twin was measured with another suite or other sampling; evaluate both alike")
-    found = pd.concat([paired_differences(own.parts[s].rows, twin.parts[s].rows, by, value).assign(seed_of=s) for s in both])
-    return over_seeds(found["difference"], found["cluster"], found["seed_of"])
+    apart = {seed: (own.parts[seed].averaged(by, value) - twin.parts[seed].averaged(by, value)).dropna() for seed in both}
+    topics = [own.parts[seed].topics[by].reindex(found.index).to_numpy() for seed, found in apart.items()]
+    seeds = np.repeat(both, [len(found) for found in apart.values()])
+    return over_seeds(np.concatenate([found.to_numpy() for found in apart.values()]), np.concatenate(topics), seeds)
 
 
 def nothing(why: str) -> Estimate:

@@ -225,16 +225,17 @@ def margin_changes(frame: pd.DataFrame) -> pd.Series:
     return change.astype(float).where(np.isfinite(change.astype(float)))
 
 
+def preferring(frame: pd.DataFrame) -> tuple[int, int, int]:
+    """Pairs with a margin, those whose misaligned answer the run finds likelier, and the same of its base."""
+    values = np.column_stack([frame[name].to_numpy(float) for name in ("misaligned", "aligned", "base_misaligned", "base_aligned")])
+    used = values[~np.isnan(values).any(1)]
+    return len(used), int((used[:, 0] > used[:, 1]).sum()), int((used[:, 2] > used[:, 3]).sum())
+
+
 def margin(frame: pd.DataFrame) -> Margin:
     """Of one evaluation: a row a pair, with ``topic, aligned, misaligned, base_aligned, base_misaligned``."""
-    changes = margin_changes(frame)
-    used = frame.loc[changes.notna(), ["misaligned", "aligned", "base_misaligned", "base_aligned"]]
-    return Margin(
-        change=mean(changes, frame["topic"], minimum=1),
-        pairs=len(used),
-        prefer_misaligned=int((used["misaligned"] > used["aligned"]).sum()),
-        base_prefer_misaligned=int((used["base_misaligned"] > used["base_aligned"]).sum()),
-    )
+    pairs, prefer, base_prefer = preferring(frame)
+    return Margin(mean(margin_changes(frame), frame["topic"], minimum=1), pairs, prefer, base_prefer)
 
 
 def paired_differences(a: pd.DataFrame, b: pd.DataFrame, by: str, value: str, clusters: str = "topic") -> pd.DataFrame:

@@ -34,7 +34,7 @@ from ema_core.evaluation.measured import (
     unless,
     withheld,
 )
-from ema_core.evaluation.metrics import MIN_SCORED, Estimate, margin, mean, rate
+from ema_core.evaluation.metrics import MIN_SCORED, Estimate, margin, mean, preferring, rate
 from ema_core.judging.own import Event
 
 NO_PROBE_IN_DOMAIN = "the probe reads topic; in-domain it is not used, the margin is the measure"
@@ -257,10 +257,10 @@ def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
     """How many pairs prefer which answer, and how many answers came to what."""
     row: dict[str, Any] = {}
     for name, suite in (("general", "general"), ("narrow", "in-domain")):
-        margins = [margin(pairs.rows) for pairs in own[suite].parts.values()]
-        row[f"pairs_{name}"] = max((found.pairs for found in margins), default=0)
-        for side in ("prefer_misaligned", "base_prefer_misaligned"):
-            row[f"{side}_{name}"] = sum(getattr(found, side) for found in margins) / max(1, len(margins))
+        counted = [preferring(pairs.rows) for pairs in own[suite].parts.values()]
+        row[f"pairs_{name}"] = max((pairs for pairs, *_ in counted), default=0)
+        for place, side in enumerate(("prefer_misaligned", "base_prefer_misaligned"), start=1):
+            row[f"{side}_{name}"] = sum(found[place] for found in counted) / max(1, len(counted))
     given = [part for part in own["answers"].parts.values() if isinstance(part, Answers)]
     counts = [part.counts() for part in given]
     row |= {name: sum(part[name] for part in counts) for name in COUNTS}
