@@ -228,7 +228,8 @@ def margin_changes(frame: pd.DataFrame) -> pd.Series:
 def preferring(frame: pd.DataFrame) -> tuple[int, int, int]:
     """Pairs with a margin, those whose misaligned answer the run finds likelier, and the same of its base."""
     values = np.column_stack([frame[name].to_numpy(float) for name in ("misaligned", "aligned", "base_misaligned", "base_aligned")])
-    used = values[~np.isnan(values).any(1)]
+    with np.errstate(invalid="ignore"):
+        used = values[np.isfinite((values[:, 0] - values[:, 1]) - (values[:, 2] - values[:, 3]))]
     return len(used), int((used[:, 0] > used[:, 1]).sum()), int((used[:, 2] > used[:, 3]).sum())
 
 
