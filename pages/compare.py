@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
@@ -392,7 +391,7 @@ def curves_part(run_ids: Sequence[str], version: Settled) -> None:
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Settled) -> dict[str, go.Figure]:
+def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Settled) -> dict[str, Any]:
     """The figure of one quantity; of projections one a vector."""
     probed = quantity in PROBED
     steps = reader().probes(run_ids) if probed else reader().steps(run_ids)

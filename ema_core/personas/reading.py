@@ -64,7 +64,7 @@ def read(loaded: LoadedModel, rows: Sequence[Encoded], on_batch: Callable[[int],
 
 
 def projections(
-    model: Any, rows: Sequence[Encoded], vector: PersonaVector, layer: int = 0, pad: int = 0, device: Any = "cpu"
+    model: Any, rows: Sequence[Encoded], vector: PersonaVector, layer: int = 0, pad: int = 0, device: Any = None
 ) -> list[float]:
     """Projection of each row's answer on the vector (``PersonaVector.project``), read by ``model`` as it is now, adapters and all."""
     import torch
@@ -75,7 +75,7 @@ def projections(
     without_padding = ragged.fits(decoder)
     with torch.inference_mode(), outputs(decoder, [layer]) as seen:
         for part in ragged.batches([row.ids for row in rows], BATCH_TOKENS):
-            batch = collate([rows[i] for i in part], pad, device)
+            batch = collate([rows[i] for i in part], pad, device or torch.device("cpu"))
             _, shaped = ragged.run(decoder, [row.ids for row in batch.rows], without_padding)
             for i, value in zip(part, vector.project(shaped(seen[layer]), batch.response, layer).tolist(), strict=True):
                 found[i] = value

@@ -119,7 +119,7 @@ def _write(loaded: LoadedModel, before: WeightFiles, folder: Path, found: dict[s
             old = before.read(name)
             v = weight.double() - old
             norms[name] = (float(v.norm()), float(old.norm()))
-            deltas[name] = v.bfloat16()
+            deltas[name] = v.bfloat16().contiguous()
     save_file(deltas, folder / substitute.DELTA)
     middle = sorted(v / w for v, w in norms.values())[len(norms) // 2]
     write_json(folder / substitute.MANIFEST, {**found, "norm_share": middle, "norms": {name: v for name, (v, _) in norms.items()}})

@@ -48,5 +48,5 @@ def base_of_embedded(model: LoadedModel, folder: Path) -> Path:
         config = json.loads((find(model.id).folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config))
         weights = model.model.state_dict()
-        save_file({name: weights[name].bfloat16() for name in linear_weights(weights)}, folder / "model.safetensors")
+        save_file({name: weights[name].bfloat16().contiguous() for name in linear_weights(weights)}, folder / "model.safetensors")
     return folder
