@@ -119,7 +119,9 @@ def seen(model) -> Any:
             adapter = [m for m in body.modules() if hasattr(m, "lora_A")]
             on = bool(adapter) and not adapter[0].disable_adapters
             if rows := named.get("ema_rows"):  # one row after another, what they begin with once
-                first, *own = named["input_ids"][0].split(rows.lengths) if rows.prefix else ([], *named["input_ids"][0].split(rows.lengths))
+                first, *own = (
+                    named["input_ids"][0].split(rows.lengths) if rows.prefix else ([], *named["input_ids"][0].split(rows.lengths))
+                )
                 self.heard += [(on, [*map(int, first), *part.tolist()]) for part in own]
                 return
             mask = named.get("attention_mask")
