@@ -44,7 +44,7 @@ def bare(batches: list[list[Any]], *defenses: str) -> tuple[float, list[dict[str
     try:
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         stepper = Stepper(loaded(), model, recipe, defended(*defenses), (), count(batches))
         start = time.perf_counter()
         figures = [stepper.step(optimizer, parameters, rows, step, len(batches)) for step, rows in enumerate(batches)]
@@ -164,7 +164,7 @@ def naive(batches: list[list[Any]], penalty: Callable[..., Any] | None = None, s
     try:
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         start = time.perf_counter()
         for step, rows in enumerate(batches):
             for group in optimizer.param_groups:
