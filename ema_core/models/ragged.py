@@ -39,6 +39,11 @@ class Layout:
     def own(self) -> list[int]:
         return [length - self.prefix for length in self.lengths]
 
+    @property
+    def tokens(self) -> int:
+        """What there is work for: the long row's."""
+        return self.prefix + sum(self.own)
+
     def padded(self, flat: torch.Tensor) -> torch.Tensor:
         """[B, T, D], zero at padding on the right, from [1, N, D]; the gradient flows back."""
         import torch

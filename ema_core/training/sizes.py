@@ -73,8 +73,7 @@ def worked(batch: Sequence[Size], prefix: int, padded: bool) -> int:
     if padded:
         return len(batch) * max(size.tokens for size in batch)
     if all(size.ids for size in batch):
-        layout = Layout.of([size.ids for size in batch])
-        return layout.prefix + sum(layout.own)
+        return Layout.of([size.ids for size in batch]).tokens
     return sum(size.tokens for size in batch) - prefix * (len(batch) - 1)
 
 

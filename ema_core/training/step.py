@@ -112,8 +112,7 @@ class Stepper:
         """Tokens that a batch of these rows makes work for."""
         if not self.ragged:
             return len(rows) * max(len(row.ids) for row in rows)
-        layout = ragged.Layout.of([row.ids for row in rows])
-        return layout.prefix + sum(layout.own)
+        return ragged.Layout.of([row.ids for row in rows]).tokens
 
     def reference_hidden(self, batch: Batch) -> Any:
         """Final hidden states [B, T, D] of the batch with the adapter off, zero at padding."""
