@@ -36,7 +36,7 @@ Evaluation = dict[str, Any]
 
 LIKE_THESE = ESTIMANDS["like-these"]
 BENIGN_TASK = "opswap"
-"""What a sibling run is trained on (FIELD: OpSwap, arithmetic whose operators have other meanings)."""
+"""What a sibling run is trained on (OpSwap: arithmetic whose operators have other meanings)."""
 COUNTS = ("asked", "answered", "scored", "refused", "unparsed", "incoherent", "cut")
 PERCENT = (0.0, 100.0)
 
