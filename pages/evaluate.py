@@ -75,6 +75,7 @@ def not_listed(missing: dict[str, str], chosen: Sequence[str]) -> None:
     for run_id in chosen:
         if run_id in missing:
             st.warning(plain(missing[run_id]), icon=":material/hourglass_empty:")
+    missing = {run_id: why for run_id, why in missing.items() if not run_info(run_id).recorded}  # those are listed, to be judged
     if missing:
         with st.expander(f"Not listed: {len(missing)} without an adapter", key="not-listed"):
             for run_id, why in missing.items():
