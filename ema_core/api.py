@@ -148,7 +148,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         spec, stated = run.spec, "imported" not in run.state().found
         rows.append(
             {
-                "run_id": run.id, "model": spec.model, "dataset": spec.dataset,
+                "run_id": run.id, "recorded": run.state().recorded, "model": spec.model, "dataset": spec.dataset,
                 "defenses": [d.label for d in spec.defenses] if stated else [NOT_STATED],
                 "setting": keys.get(run.id, spec.setting.key), "seed": spec.seed, "state": str(run.state().status), "judge": judge,
                 "criteria": run_criteria(run.id, frames, judge),
@@ -159,7 +159,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         run, by = of_import["runs"].iloc[0], judge_of(reader.judges([run_id]), judge)
         rows.append(
             {
-                "run_id": run_id, "model": run["model"], "dataset": run["dataset"], "defenses": [run["defense_label"]],
+                "run_id": run_id, "recorded": "", "model": run["model"], "dataset": run["dataset"], "defenses": [run["defense_label"]],
                 "setting": run["setting_key"], "seed": None if pd.isna(run["seed"]) else int(run["seed"]), "state": run["status"],
                 "judge": by, "criteria": run_criteria(run_id, of_import, by),
             }

@@ -23,6 +23,7 @@ from ema_core.cli import (  # noqa: E402
     imports,
     judge,
     persona,
+    recorded,
     runs,
     samples,
     study,
@@ -46,6 +47,7 @@ app.add_typer(data.model_app, name="model")
 app.add_typer(judge.app, name="judge")
 app.add_typer(imports.app, name="import")
 app.add_typer(exports.app, name="export")
+app.add_typer(recorded.app, name="recorded")
 app.add_typer(annotate.annotations_app, name="annotations")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")

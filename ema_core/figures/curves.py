@@ -155,6 +155,9 @@ def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, An
 def run_names(frame: pd.DataFrame) -> dict[str, str]:
     """What each run is called in a legend: its name, else defense and seed; the id's end where two would be called the same."""
     found = {run_id: _name(group) for run_id, group in frame.groupby("run_id", sort=False)}
+    recorded = {run_id: _first(group, "recorded") for run_id, group in frame.groupby("run_id", sort=False)}
+    if any(recorded.values()) and not all(recorded.values()):  # both kinds in one figure
+        found = {run_id: f"{name} · recorded" if recorded[run_id] else name for run_id, name in found.items()}
     shared = Counter(found.values())
     return {run_id: f"{name} · {run_id[-4:]}" if shared[name] > 1 else name for run_id, name in found.items()}
 

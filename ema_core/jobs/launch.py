@@ -9,7 +9,7 @@ from typing import Any
 from ema_core.defenses import registry
 from ema_core.defenses.base import Asset, Defense
 from ema_core.errors import EmaError
-from ema_core.evaluation.evaluate import adapter_folder
+from ema_core.evaluation.evaluate import RECORDED_HINT, adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec, sampling
 from ema_core.evaluation.suites import load_suite, suites_of
 from ema_core.generation.engine import engine_status
@@ -215,6 +215,7 @@ def resume(run: RunDirectory) -> queue.Job:
         EmaError: it is done, or at work already.
     """
     state = run.state()
+    _not_recorded(run)
     if job := train_job(run):
         return job
     if not state.status.resumable and state.status is not Status.QUEUED:
@@ -226,12 +227,18 @@ def resume(run: RunDirectory) -> queue.Job:
     return queue.enqueue("train", {"runs": [run.id]}, first)
 
 
+def _not_recorded(run: RunDirectory) -> None:
+    if run.state().recorded:
+        raise EmaError(f"The run {run.id} was recorded elsewhere; it is not trained on here.", RECORDED_HINT)
+
+
 def take_over(run: RunDirectory) -> None:
     """Ready a run to be trained on in this process: its waiting job and old requests go.
 
     Raises:
         EmaError: it is done, or another process is at work on it.
     """
+    _not_recorded(run)
     if run.state().status is Status.DONE:
         raise EmaError(f"The run {run.id} is done; there is nothing to resume.", "Start a new run to train again.")
     check(run.spec)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.evaluation.measured import COUNTS, Frames, Study
+from ema_core.evaluation.measured import COUNTS, Frames, Study, recorded_as
 from ema_core.evaluation.recommend import Recommendation
 from ema_core.evaluation.scorecard import NO_SIBLING, criteria_of
+from ema_core.store.rows import RECORDED
 from pages.widgets.answer_links import counted
 from pages.widgets.chrome import duration, plain, size
 
@@ -276,12 +277,22 @@ def candidate_cells(found: Recommendation) -> pd.DataFrame:
 
 def setting_labels(settings: pd.DataFrame) -> dict[str, list[str]]:
     """The defense, and what else tells the settings of this table apart; by setting key."""
+    settings = settings.assign(recipe_label=settings["recipe_label"].astype(str).str.partition(RECORDED)[0])
     differ = [name for name in ("dataset", "model", "recipe_label") if settings[name].nunique() > 1]
+    studies = {recorded_as(row) for row in settings.to_dict("records")} - {""}
     labels = {
-        row["setting_key"]: [row["defense_label"], *(str(row[name]) for name in differ)] for row in settings.to_dict("records")
-    }
+        row["setting_key"]: [
+            row["defense_label"], *(str(row[name]) for name in differ), *_recorded(recorded_as(row), len(studies) > 1)
+        ]
+        for row in settings.to_dict("records")
+    }  # fmt: skip
     shared = list(labels.values())
     return {key: [*text, key[:6]] if shared.count(text) > 1 else text for key, text in labels.items()}
+
+
+def _recorded(study: str, several: bool) -> list[str]:
+    """That a setting is a recorded one; its study's name where there are several."""
+    return [f"recorded: {study}" if several else "recorded"] if study else []
 
 
 def in_order(settings: pd.DataFrame) -> pd.DataFrame:
@@ -301,7 +312,18 @@ def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
         general, coherence = found["general"], found["coherence"]
         row = {
             name: run[name]
-            for name in ("run_id", "setting_key", "name", "model", "dataset", "defense_label", "seed", "status", "created")
+            for name in (
+                "run_id",
+                "recorded",
+                "setting_key",
+                "name",
+                "model",
+                "dataset",
+                "defense_label",
+                "seed",
+                "status",
+                "created",
+            )
         }
         row |= _margin("general", general["margin"]) | _margin("narrow", found["narrow"]["margin"])
         row |= {"general_rate": general["rate"], "general_rate_low": general["low"], "general_rate_high": general["high"]}
@@ -356,7 +378,7 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in runs.to_dict("records"):
         reasons = dict.fromkeys(filter(None, (row["general_margin_why"], row["narrow_margin_why"], row["general_why"])))
-        cells = {"Run": row["name"] or row["run_id"], "Defense": row["defense_label"], "Seed": row["seed"], "State": row["status"]}
+        cells = {"Run": _run_name(row), "Defense": row["defense_label"], "Seed": row["seed"], "State": row["status"]}
         for title, name, form, n, factor in (
             ("General margin", "general_margin", signed, _pairs(row, "general"), 1),
             ("Narrow margin", "narrow_margin", signed, _pairs(row, "narrow"), 1),
@@ -378,6 +400,10 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
             cells[_title_of(status)] = _count_link(row, status)
         rows.append(cells | {"Why empty": "; ".join(reasons), "run_id": row["run_id"]})
     return pd.DataFrame(rows)
+
+
+def _run_name(row: Row) -> str:
+    return f"{row['name'] or row['run_id']}{' · recorded' if recorded_as(row) else ''}"
 
 
 def _title_of(status: str) -> str:
