@@ -387,3 +387,8 @@ def _title_of(status: str) -> str:
 def _count_link(row: Row, status: str) -> str | None:
     url = counted(row["evals"], row["judge"], _STATUS_OF.get(status, status))
     return f"{url}#{int(row[status])}" if url else None
+
+
+def one_line(settings: pd.DataFrame) -> dict[str, str]:
+    """``setting_labels``, each as one text."""
+    return {key: " · ".join(text) for key, text in setting_labels(settings).items()}
