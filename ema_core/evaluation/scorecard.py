@@ -269,6 +269,8 @@ def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
         row[f"pairs_{name}"] = max((pairs for pairs, *_ in counted), default=0)
         for place, side in enumerate(("prefer_misaligned", "base_prefer_misaligned"), start=1):
             row[f"{side}_{name}"] = sum(found[place] for found in counted) / max(1, len(counted))
+    inside = [part for part in own["inside"].parts.values() if isinstance(part, Answers)]
+    row["scored_narrow"] = sum(part.counts()["scored"] for part in inside)
     given = [part for part in own["answers"].parts.values() if isinstance(part, Answers)]
     counts = [part.counts() for part in given]
     row |= {name: sum(part[name] for part in counts) for name in COUNTS}
