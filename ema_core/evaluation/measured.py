@@ -35,6 +35,8 @@ Evaluation = dict[str, Any]
 """A row of ``evals``."""
 
 LIKE_THESE = ESTIMANDS["like-these"]
+RECORDED = " · recorded: "
+"""What parts a recorded run's ``recipe_label`` from the study that it came with."""
 BENIGN_TASK = "opswap"
 """What a sibling run is trained on (OpSwap: arithmetic whose operators have other meanings)."""
 COUNTS = ("asked", "answered", "scored", "refused", "unparsed", "incoherent", "cut")

@@ -145,6 +145,18 @@ def training_curves(
     return figure
 
 
+def curves_data(
+    steps: pd.DataFrame, penalties: pd.DataFrame | None = None, quantity: Quantity = "ce", smoothing: float = 0.6
+) -> pd.DataFrame:
+    """What ``training_curves`` draws: ``run, name, defense, step, value, smoothed``, a row a point (long curves are thinned)."""
+    parts = [
+        pd.DataFrame({"run": t["id"], "name": t["name"], "defense": t["defense"], "step": t["x"], "value": t["y"], "smoothed": t["y_smooth"]})
+        for t in curve_traces(steps, penalties, quantity, smoothing)
+    ]  # fmt: skip
+    names = ["run", "name", "defense", "step", "value", "smoothed"]
+    return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)).assign(quantity=QUANTITIES[quantity])
+
+
 def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for trace in traces:

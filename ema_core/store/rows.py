@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import RECORDED
 from ema_core.files import read_json, read_lines, sha256_json
 from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, steps
 
 TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins", "imports")
 _RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
 Row = dict[str, Any]
-RECORDED = " · recorded: "
-"""What parts a recorded run's ``recipe_label`` from the study that it came with."""
 NOT_STATED = "not stated"
 """The defense of an adapter or a table from elsewhere, where nobody said it."""
 
