@@ -107,9 +107,7 @@ def find(text: str) -> queue.Job:
     opened = [job for job in queue.jobs() if job.status in ("queued", "running")]
     names = {job.id: [job.id, *(job.runs if job.kind == "train" else [])] for job in opened}
     fitting = [
-        job
-        for job in opened
-        if job.id == text or any(name.startswith(text) or name.endswith(text) for name in names[job.id])
+        job for job in opened if job.id == text or any(name.startswith(text) or name.endswith(text) for name in names[job.id])
     ]
     exact = [job for job in fitting if text in names[job.id]] or fitting
     if len(exact) != 1:

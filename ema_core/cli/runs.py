@@ -112,7 +112,9 @@ def _labelled(run: RunDirectory, as_json: bool) -> None:
 
 
 @command(app, "rename")
-def rename(run_id: RunId, name: Annotated[str, typer.Argument(help="The new name; empty takes it away.")], as_json: Json = False) -> None:
+def rename(
+    run_id: RunId, name: Annotated[str, typer.Argument(help="The new name; empty takes it away.")], as_json: Json = False
+) -> None:
     """Give a run another name; its id and its numbers stay."""
     run = RunDirectory.open(run_id)
     write_label(run, name=name)
@@ -157,7 +159,9 @@ def diff(
     one, other = RunDirectory.open(old), RunDirectory.open(new)
     rows = [{"field": change.field, "old": change.old, "new": change.new} for change in differences(one.spec, other.spec)]
     value = {"old": one.id, "new": other.id, "changes": rows}
-    emit(value, as_json, lambda: table(rows, ["field", "old", "new"]) if rows else typer.echo("Nothing: the same settings and seed."))
+    emit(
+        value, as_json, lambda: table(rows, ["field", "old", "new"]) if rows else typer.echo("Nothing: the same settings and seed.")
+    )
 
 
 @command(app, "best")

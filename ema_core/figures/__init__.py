@@ -2,7 +2,7 @@
 
 from ema_core.figures.agreement import confusion, scores_scatter
 from ema_core.figures.colours import Style, style
-from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, training_curves
+from ema_core.figures.curves import PENALTIES, PROBED, QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.gap import gap_scatter
 from ema_core.figures.judges import reliability_diagram
 from ema_core.figures.layout import empty_figure
@@ -13,6 +13,7 @@ from ema_core.figures.trade import trade_off
 
 __all__ = [
     "CRITERIA",
+    "PENALTIES",
     "PROBED",
     "QUANTITIES",
     "Quantity",

@@ -89,7 +89,7 @@ def _with_dependents(chosen: set[str], waiting: Iterable[queue.Job]) -> set[str]
         more = {
             job.id
             for job in jobs
-            if job.id not in chosen and (chosen & set(job.after) or job.kind == "evaluate" and job.runs and set(job.runs) <= runs)
+            if job.id not in chosen and (chosen & set(job.after) or (job.kind == "evaluate" and job.runs and set(job.runs) <= runs))
         }
         if not more:
             return chosen

@@ -56,10 +56,11 @@ def forecast(jobs: Sequence[queue.Job]) -> Forecast:
     waiting = [job for job in opened if job.status == "queued"]
     trained_by = {run: job.id for job in opened if job.kind == "train" for run in job.runs}
     left = list(waiting)
-    while job := next((job for job in left if _free(job, turns, trained_by)), None):
-        left.remove(job)
-        turns[job.id] = Turn(now, takes[job.id])
-        now += takes[job.id] or 0.0
+    while free := [job for job in left if _free(job, turns, trained_by)]:
+        first = free[0]
+        left.remove(first)
+        turns[first.id] = Turn(now, takes[first.id])
+        now += takes[first.id] or 0.0
     turns |= {job.id: Turn(None, takes[job.id]) for job in left}
     return Forecast(turns, now, sum(takes[job.id] is None for job in opened), len(waiting))
 

@@ -31,9 +31,7 @@ def read_label(run: RunDirectory) -> Label:
     return found if found.name is not None else found.model_copy(update={"name": run.state().name})
 
 
-def write_label(
-    run: RunDirectory, *, name: str | None = None, tags: Iterable[str] | None = None, note: str | None = None
-) -> Label:
+def write_label(run: RunDirectory, *, name: str | None = None, tags: Iterable[str] | None = None, note: str | None = None) -> Label:
     """Change what is given; the rest stays as it is.
 
     Raises:

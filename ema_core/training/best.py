@@ -5,6 +5,7 @@ The pairs of live probes belong to no suite, so what is chosen by them is not wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +37,9 @@ class Best:
 
 
 def best_state(run: RunDirectory, limit: float | None = None, looks: Sequence[dict[str, Any]] | None = None) -> Best:
-    """The state with the highest in-domain margin among those whose general margin is at most ``limit`` (else the run's own rule).
+    """The state with the highest in-domain margin among those whose general margin is at most ``limit``.
 
-    ``looks``: the run's probe events, where they were read already.
+    ``limit`` None: the run's own rule, where it has one; infinity: any. ``looks``: the run's probe events, where they were read already.
 
     Raises:
         EmaError: its spec cannot be read.
@@ -46,6 +47,8 @@ def best_state(run: RunDirectory, limit: float | None = None, looks: Sequence[di
     spec, state = run.spec, run.state()
     if limit is None:
         limit = spec.setting.stop_margin
+    elif limit == math.inf:
+        limit = None
     seen = [event for event in (probes(run.events()[0]) if looks is None else looks) if event["step"] > 0]
     ended = state.status in (Status.DONE, Status.STOPPED)
     kept = {*run.checkpoint_steps(), *([state.step] if ended else [])}
