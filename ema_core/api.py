@@ -16,9 +16,11 @@ from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
+from ema_core.evaluation.spec import EvalSpec
 from ema_core.evaluation.suites import suites_of
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
+from ema_core.generation.model_id import ModelId
 from ema_core.jobs.judging import Asked, judge_answers
 from ema_core.jobs.launch import eval_specs, take_over
 from ema_core.judging import complete, is_llm, read_name, resolve
@@ -94,10 +96,14 @@ def evaluate(
     Raises:
         EmaError: unknown run, suite or judge, a run without an adapter, or no engine.
     """
-    runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
-    specs = {
-        run: eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs
-    }
+    states = [ModelId.read(name) for name in _listed(run_ids)]
+    specs: dict[RunDirectory, list[EvalSpec]] = {}
+    for state in states:
+        run = RunDirectory.open(state.name)
+        asked = eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset)
+        asked = [spec.model_copy(update={"step": state.step, "scale": state.scale}) for spec in asked]
+        specs[run] = [*specs.get(run, []), *(spec for spec in asked if spec not in specs.get(run, []))]
+    runs = list(specs)
     folders = evaluate_runs(
         {run: asked + (curve_specs(run) if curve else []) for run, asked in specs.items()},
         sampler=EngineSampler(Engine.here()) if over_engine else None,

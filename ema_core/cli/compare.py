@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @command(app, "eval")
 def evaluate(
-    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them.")],
+    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them; RUN@STEP is a checkpoint.")],
     suite: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; by default those that the run's data set is measured by.")
     ] = None,

@@ -23,6 +23,7 @@ from ema_core.cli import (  # noqa: E402
     imports,
     judge,
     persona,
+    queue,
     recorded,
     runs,
     samples,
@@ -40,6 +41,7 @@ app = typer.Typer(
 for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app):
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
+app.add_typer(queue.app, name="queue")
 app.add_typer(study.app, name="study")
 app.add_typer(study.setting_app, name="setting")
 app.add_typer(data.datasets_app, name="datasets")

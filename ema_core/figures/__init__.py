@@ -3,7 +3,7 @@
 from ema_core.figures.agreement import confusion, scores_scatter
 from ema_core.figures.colours import Style, style
 from ema_core.figures.criterion import CRITERIA, MARGINS, RATES, Criterion, Measure, criterion
-from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, curves_data, training_curves
+from ema_core.figures.curves import PENALTIES, PROBED, QUANTITIES, Quantity, curve_traces, curves_data, training_curves
 from ema_core.figures.differences import MARKS, differences, differences_data, heatmap, heatmap_data, height
 from ema_core.figures.forest import differs, forest, in_words
 from ema_core.figures.gap import gap_scatter
@@ -19,6 +19,7 @@ __all__ = [
     "DOMINATED",
     "MARGINS",
     "MARKS",
+    "PENALTIES",
     "PROBED",
     "QUANTITIES",
     "RATES",

@@ -115,10 +115,10 @@ def launch_demo() -> list[RunDirectory]:
 
 def launch_evaluation(
     run_ids: Sequence[str], suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
-    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None,
+    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None, step: int | None = None,
 ) -> queue.Job:  # fmt: skip
     """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's. Without ``suites`` each run is
-    measured by those of its data set (``suites_of``).
+    measured by those of its data set (``suites_of``). ``step``: its checkpoint there instead of the final adapter.
 
     Raises:
         EmaError: no run, unknown suite or judge, a run without an adapter (unless it is ``unfinished``), or runs that cannot be
@@ -129,7 +129,7 @@ def launch_evaluation(
     runs = [RunDirectory.open(run_id) for run_id in run_ids]
     for run in runs:
         if not unfinished:
-            adapter_folder(run, None)
+            adapter_folder(run, step)
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     resolve(judge)
@@ -140,6 +140,7 @@ def launch_evaluation(
             "These runs were trained on different kinds of task, so they are not asked the same.",
             "Evaluate the runs of each data set by themselves.",
         )
+    specs = [spec.model_copy(update={"step": step}) for spec in specs]
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
     payload |= {} if limit_usd is None else {"limit_usd": limit_usd}
     return queue.enqueue("evaluate", payload)
