@@ -21,6 +21,7 @@ from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW, is_incoherent, is
 from ema_core.runs import RunDirectory
 
 Kind = Literal["html", "json", "csv"]
+KINDS = ("html", "json", "csv")
 VERSION = 1
 _COLUMNS = (
     "turn", "question", "system", "suite", "question_id", "model", "about", "adapter_hash", "weights_hash", "seed", "temperature", "top_p",

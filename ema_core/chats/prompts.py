@@ -90,6 +90,11 @@ def of_suite(name: str, dataset: str) -> list[Prompt]:
     ]
 
 
+def of(source: str, dataset: str) -> list[Prompt]:
+    """The prompts of a source."""
+    return own() if source == OWN else of_suite(source, dataset)
+
+
 def sources(dataset: str) -> list[str]:
     """Where prompts come from: the suites that the data set has, and the user's own ones, last."""
     found = []

@@ -9,7 +9,7 @@ import html
 
 from ema_core.chats.view import Divergence, Token
 
-LEVELS = (0.05, 0.2, 0.5, 1.0, 2.0)
+LEVELS = (0.1, 0.5, 1.0, 2.0, 4.0)
 """Nats from which a token gets the next level; below the first it is plain."""
 _BLUE = "0,114,178"  # Okabe-Ito; as a tint it leaves the theme's own text readable on light and on dark
 

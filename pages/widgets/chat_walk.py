@@ -149,9 +149,11 @@ def show_walk(chat: Chat, turn: Turn, live: bool = False) -> None:
     if not stops:
         st.caption("Nothing has answered yet.")
         return
+    above = st.container()
     chosen = _slider(chat, turn, stops, live)
     if by == "training":
-        _curve(along, chosen, f"{chat.id}-{turn.number}")
+        with above:
+            _curve(along, chosen, f"{chat.id}-{turn.number}")
     answers = turn.columns.get(chosen.model)
     key = f"{chat.id}-{turn.number}-walk"
     with st.container(key=f"walk-{key}", gap="xsmall"):
