@@ -15,6 +15,7 @@ import typer  # noqa: E402
 from ema_core.cli import (  # noqa: E402
     annotate,
     ask,
+    chats,
     compare,
     data,
     doctor,
@@ -51,6 +52,7 @@ app.add_typer(imports.app, name="import")
 app.add_typer(exports.app, name="export")
 app.add_typer(recorded.app, name="recorded")
 app.add_typer(annotate.annotations_app, name="annotations")
+app.add_typer(chats.app, name="chats")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 app.add_typer(doctor.cache_app, name="cache")
