@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages.widgets import worker_panel
+from pages.widgets import recorded, worker_panel
 
 # An icon by name would come from a CDN.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none" stroke-width="3" stroke-linecap="round">
@@ -26,6 +26,7 @@ page = st.navigation(
         st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     ]
 )
+recorded.unpack()
 with st.sidebar:
     worker_panel.sidebar()
 page.run()
