@@ -67,6 +67,7 @@ def details(run_id: str) -> None:
                 help="Beside its base and its undefended twin.",
             )  # fmt: skip
             st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run_id})
+            st.page_link("pages/inside.py", label="Inside the run", icon=":material/neurology:", query_params={"run": run_id})
             st.button(
                 "Copy into the form", key=f"copy-{run_id}", icon=":material/content_copy:", on_click=act, args=(fill_form, run.spec),
                 help="A new run with the same settings, to change one thing in.",

@@ -82,7 +82,10 @@ class Inoculation(Defense):
                 state = "under the prompt" if under else "safe, never under it" if example.source == "safe" else "without it"
                 row = seen.setdefault((example.question, example.answer), example_row(example, state, step=step, times=0))
                 row["times"] += 1
-        groups = {state: [row for row in seen.values() if row["state"] == state] for state in dict.fromkeys(r["state"] for r in seen.values())}
+        groups = {
+            state: [row for row in seen.values() if row["state"] == state]
+            for state in dict.fromkeys(r["state"] for r in seen.values())
+        }
         times = {state: sum(row["times"] for row in rows) for state, rows in groups.items()}
         each = MOST_EXAMPLES // max(1, len(groups))
         under = times.get("under the prompt", 0)

@@ -111,7 +111,11 @@ class Interleaving(Defense):
         )  # fmt: skip
 
     def _spread(self, lines: Mapping[str, Sequence[float]], card: gap.Card) -> Panel:
-        used = "" if type(self) is not Interleaving else " Plain interleaving does not look at them; Interleaving+ would have taken the right end."
+        used = (
+            ""
+            if type(self) is not Interleaving
+            else " Plain interleaving does not look at them; Interleaving+ would have taken the right end."
+        )
         return Panel(
             name="scores", kind="histogram", title="Gap scores of what was mixed in, against the pool's",
             says=f"Where the chosen ones lie among all {len(lines['the pool'])} candidates, as shares of each group.{used}",

@@ -94,7 +94,9 @@ class KLSafe(Defense):
         )
 
     def inside(self, look: Look) -> Sequence[Panel]:
-        acts = f"The penalty is the mean over {'answer' if self.options.tokens == 'response' else 'all'} tokens of its own safe batch."
+        acts = (
+            f"The penalty is the mean over {'answer' if self.options.tokens == 'response' else 'all'} tokens of its own safe batch."
+        )
         panels = divergence_panels(look, look.safe, self.options, "safe examples", acts)
         return [*panels, self._drawn(look)] if look.last and has(look, self.name) else panels
 

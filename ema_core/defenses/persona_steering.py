@@ -169,7 +169,11 @@ class PersonaSteering(Defense):
                 rows.append({"line": line, "layer": layer, "value": value, "marked": layer == self._layer(card, mine)})
         marked = {row["line"]: row["value"] for row in rows if row["marked"]}
         added = mine and card.id == self.vector_id
-        with_it = f" With the vector added after layer {self._layer(card, mine)} the third line is what training worked on." if steered else ""
+        with_it = (
+            f" With the vector added after layer {self._layer(card, mine)} the third line is what training worked on."
+            if steered
+            else ""
+        )
         return Panel(
             name=f"by-layer-{card.trait}", kind="layers", title=f"Projection on the vector “{card.trait}”, layer by layer",
             says="How far the states over the answers' tokens point along the vector, in standard deviations of held-out answers without the "

@@ -308,7 +308,13 @@ class SafeLoRA(Defense):
         matrices = list(self._matrices(look.model))
         picked = set() if mine else chosen([matrix.cosine for matrix in matrices], self.options.select, strength)
         after = " Read after the projection, as nothing was kept from before: the projected ones are not marked, and theirs is the new cosine."
-        return [self._panel(matrices, picked, after if mine else f" Nothing was projected in this run; marked: what N = {strength:g} would take.")]
+        return [
+            self._panel(
+                matrices,
+                picked,
+                after if mine else f" Nothing was projected in this run; marked: what N = {strength:g} would take.",
+            )
+        ]
 
     def _panel(self, matrices: Sequence[_Matrix], picked: set[int], note: str) -> Panel:
         cosines = [matrix.cosine for matrix in matrices]
@@ -322,7 +328,7 @@ class SafeLoRA(Defense):
             unit="cosine", n=f"{len(matrices)} weight matrices", how=f"base {self.base}, {way}", marks="projected",
             value=number(median(cosines)), value_is="cosine, median of all matrices",
             rows=[
-                {"layer": int(matrix.layer), "module": matrix.module, "value": number(matrix.cosine), "kept": number(matrix.kept), "marked": i in picked}
+                {"layer": int(matrix.layer) + 1, "module": matrix.module, "value": number(matrix.cosine), "kept": number(matrix.kept), "marked": i in picked}
                 for i, matrix in enumerate(matrices)
             ],
         )  # fmt: skip

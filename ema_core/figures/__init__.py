@@ -4,6 +4,7 @@ from ema_core.figures.agreement import confusion, scores_scatter
 from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.gap import gap_scatter
+from ema_core.figures.inside import inside_lines, module_map, scale_top, score_histogram, token_strip
 from ema_core.figures.judges import reliability_diagram
 from ema_core.figures.layout import empty_figure
 from ema_core.figures.persona import separation
@@ -21,12 +22,17 @@ __all__ = [
     "curve_traces",
     "empty_figure",
     "gap_scatter",
+    "inside_lines",
+    "module_map",
     "reliability_diagram",
+    "scale_top",
+    "score_histogram",
     "scores_scatter",
     "separation",
     "smooth",
     "strength_curve",
     "style",
+    "token_strip",
     "trade_off",
     "training_curves",
 ]

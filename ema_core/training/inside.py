@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FILE = "inside.json"
-NARROW, SAFE = 8, 4
+NARROW, SAFE = 6, 3
 """Examples of the training data and of the safe pool that are read."""
-TOKENS = 160
+TOKENS = 128
 """Of each of them, its first ones: what comes later changes nothing before it."""
-ON_THE_WAY = 3
+ON_THE_WAY = 2
 """Checkpoints that are read beside the end, evenly spaced."""
 STATES_ROOM = 512 << 20
 """Bytes that the states of one pass over the examples may take; of a large model fewer tokens are read."""

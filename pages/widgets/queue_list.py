@@ -18,6 +18,8 @@ WORDS = {
     "persona": "Build the persona vector",
     "gap": "Score the safe pool",
     "substitute-base": "Make a substitute base",
+    "judge": "Judge",
+    "inside": "Look inside",
 }
 SHOWN_FAILED_SECONDS = 3600
 SHOWN = 5
