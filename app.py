@@ -13,6 +13,7 @@ page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
         st.Page("pages/fine_tune.py", title="Fine-tune", icon=":material/tune:", url_path="fine-tune"),
+        st.Page("pages/inside.py", title="Inside a run", icon=":material/neurology:", url_path="inside"),
         st.Page("pages/studies.py", title="Studies", icon=":material/grid_view:", url_path="studies"),
         st.Page("pages/assets.py", title="Vectors and scores", icon=":material/explore:", url_path="assets"),
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:", url_path="evaluate"),
