@@ -6,6 +6,7 @@ from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, 
 from ema_core.figures.gap import gap_scatter
 from ema_core.figures.judges import reliability_diagram
 from ema_core.figures.layout import empty_figure
+from ema_core.figures.leak import leak
 from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
 from ema_core.figures.strength import CRITERIA, strength_curve
@@ -21,6 +22,7 @@ __all__ = [
     "curve_traces",
     "empty_figure",
     "gap_scatter",
+    "leak",
     "reliability_diagram",
     "scores_scatter",
     "separation",
