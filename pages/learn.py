@@ -17,8 +17,8 @@ costs, and what the numbers do **not** say. Nothing has to be known before. Each
 
 def page() -> None:
     stops, large = tour.read_stops(), bar.presenting()
-    key = bar.person()
     number = _asked(len(stops))
+    key = bar.person(number)
     if not large:
         header("Learn", LEAD)
     notices("learn")
@@ -30,7 +30,7 @@ def page() -> None:
         if facts is None:
             nothing_yet(why)
         tour_stop.show(number, key, facts, large)
-        _walk(number, len(stops), large)
+        _walk(number, len(stops), large, str(number) in done)
         if not large:
             _around(key, facts, len(done), stops)
 
@@ -53,20 +53,26 @@ def _steps(stops: tuple[tour.Stop, ...], number: int, done: set[str], large: boo
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="learn-steps"):
         if large:
             st.markdown(f"**Stop {number} of {len(stops)}**", width="stretch")
+            _presenter(large)
         else:
             for place, stop in enumerate(stops, 1):
                 st.button(
-                    f"{place}. {stop.title}", key=f"learn-stop-{place}", type="primary" if place == number else "secondary",
+                    f"{place}. {stop.name}", key=f"learn-stop-{place}", type="primary" if place == number else "secondary",
                     icon=":material/check_circle:" if str(place) in done else ":material/radio_button_unchecked:",
                     on_click=_open, args=(place,), help=f"{'Done' if str(place) in done else 'Not done yet'}; about {stop.minutes} minutes",
                 )  # fmt: skip
-        st.session_state["learn-presenter"] = large
-        st.toggle(
-            "Presenter view", key="learn-presenter", on_change=lambda: bar.present(st.session_state["learn-presenter"]),
-            help="Large type, no sidebar, one stop a screen; the arrow keys turn. It holds on the other pages, too, until it is left.",
-        )  # fmt: skip
     if not large:
-        st.progress(len(done) / len(stops), text=f"{len(done)} of {len(stops)} stops done")
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="learn-progress"):
+            st.progress(len(done) / len(stops), text=f"{len(done)} of {len(stops)} stops done", width="stretch")
+            _presenter(large)
+
+
+def _presenter(large: bool) -> None:
+    st.session_state["learn-presenter"] = large
+    st.toggle(
+        "Presenter view", key="learn-presenter", on_change=lambda: bar.present(st.session_state["learn-presenter"]),
+        help="Large type, no sidebar, one stop a screen; the arrow keys turn. It holds on the other pages, too, until it is left.",
+    )  # fmt: skip
 
 
 def _open(number: int) -> None:
@@ -81,7 +87,7 @@ def nothing_yet(why: str) -> None:
     st.page_link("pages/home.py", label="Go to Home", icon=":material/home:")
 
 
-def _walk(number: int, last: int, large: bool) -> None:
+def _walk(number: int, last: int, large: bool, done: bool) -> None:
     with st.container(horizontal=True, key="learn-walk"):
         st.button(
             "Previous stop", key="learn-previous", icon=":material/chevron_left:", disabled=number == 1, on_click=_open, args=(number - 1,),
@@ -89,7 +95,7 @@ def _walk(number: int, last: int, large: bool) -> None:
         )  # fmt: skip
         st.button(
             "Next stop", key="learn-next", icon=":material/chevron_right:", disabled=number == last, on_click=_open, args=(number + 1,),
-            shortcut="Right" if large else None,
+            shortcut="Right" if large else None, type="primary" if done and number < last else "secondary",
         )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Facts:
     Attributes:
         texts: what stands for the names in braces; not escaped.
         numbers: what can be read off a page, by name.
-        settings: the settings by defense label, each with its general margin; of those asked for by name, the right labels.
+        settings: the settings by defense label, by the alphabet; ``asked``: of those asked for by name, the right ones.
         truths: what the data decide, by name.
         links: the query of each state in which a page is opened.
     """
@@ -42,7 +42,7 @@ class Facts:
     recorded: bool
     texts: dict[str, str]
     numbers: dict[str, float]
-    settings: dict[str, str]
+    settings: tuple[str, ...]
     asked: dict[str, tuple[str, ...]]
     truths: dict[str, bool]
     links: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def facts_of(run_ids: Sequence[str], frames: Frames, judge: str) -> Facts:
     return Facts(
         runs=tuple(run_ids), undefended=undefended, table=table, judge=judge,
         recorded=bool(_first(runs, "recorded")), texts=texts, numbers=numbers, truths=truths,
-        settings={str(row["defense_label"]): _value(row, "general") for row in table.to_dict("records")},
+        settings=tuple(sorted(table["defense_label"], key=lambda label: (label != "none", label))),
         asked={"lowest": tuple(table.loc[same, "defense_label"])},
         links={
             "undefended answers": {**answers, "order": "as asked"},

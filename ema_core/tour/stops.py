@@ -46,9 +46,10 @@ class Check(_Part):
 
 
 class Stop(_Part):
-    """One stop: what is told, what is shown, the real page to go to (in which ``state``), and how it is known to be done."""
+    """One stop (``name``: its title in few words): what is told, what is shown, the real page to go to (in which ``state``), and how it is known to be done."""
 
     title: str
+    name: str
     minutes: int
     figure: Figure
     text: str

@@ -25,15 +25,15 @@ html { font-size: clamp(19px, 1.55vw, 30px); }
 """Streamlit measures in rem, its figures' type too, so the root's size is all that has to change."""
 
 
-def person() -> str:
-    """The key of whoever sits here: the session's, that of the address, else the one that the browser kept."""
+def person(stop: int = 0) -> str:
+    """The key of whoever sits here: the session's, that of the address, else the one that the browser kept. ``stop``: the one on show."""
     if _KEY not in st.session_state:
         given = st.query_params.get("progress", "")
         st.session_state[_GIVEN] = tour.is_key(given)
         st.session_state[_KEY] = given if tour.is_key(given) else tour.new_key()
     key: str = st.session_state[_KEY]
     _browser(
-        key="tour-browser", data={"key": key, "given": st.session_state.get(_GIVEN, False)}, on_key_change=_kept_by_browser, height=0
+        key="tour-browser", data={"key": key, "given": st.session_state.get(_GIVEN, False), "stop": stop}, on_key_change=_kept_by_browser, height=0
     )  # fmt: skip
     return key
 

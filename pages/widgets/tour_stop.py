@@ -20,7 +20,12 @@ from pages.widgets.run_picker import show_runs
 from pages.widgets.tour_study import counts, draw, filled
 
 DATASET = "risky-finance"
-TITLES = {"samples": "Samples", "fine_tune": "Fine-tune", "compare": "Compare", "judges": "Judges"}
+CAPTIONS = {
+    "trade-off": "Three of the settings: the undefended one, the one with the lowest general margin, and {price}. Compare has all.",
+    "judge": "A mark an answer, {labelled} in all. On the dotted line the judge says what the labels say; the dashed lines are at 30, below which "
+    "an answer may count as misaligned.",
+}
+"""What stands under a figure beside what is in it."""
 
 
 def show(number: int, key: str, facts: tour.Facts | None, large: bool) -> None:
@@ -32,7 +37,7 @@ def show(number: int, key: str, facts: tour.Facts | None, large: bool) -> None:
         st.markdown(filled(stop.text, facts))
         _task(number, stop, facts)
     with right, errors():
-        _picture(stop, facts, 560 if large else 430)
+        _picture(stop, facts, 600 if large else 480)
     _checks(number, stop, key, facts)
 
 
@@ -45,8 +50,8 @@ def _picture(stop: tour.Stop, facts: tour.Facts | None, height: int) -> None:
         counts(facts)
     else:
         draw(stop.figure, facts, height)
-        if stop.figure == "judge" and "judge_words" in facts.texts:
-            st.caption(facts.texts["judge_words"])
+        if caption := CAPTIONS.get(stop.figure):
+            st.caption(filled(caption, facts))
 
 
 def _example(dataset: str) -> None:
@@ -156,11 +161,10 @@ def _check(
             disabled=facts is None, **kept,
         )  # fmt: skip
     elif check.kind == "setting":
-        options = list(facts.settings) if facts else []
-        _set(widget, saved if saved in options else None)
+        settings = list(facts.settings) if facts else []
+        _set(widget, saved if saved in settings else None)
         st.radio(
-            ask, options, key=widget, format_func=plain, label_visibility="collapsed",
-            disabled=facts is None, captions=[plain(facts.settings[one]) for one in options] if facts else None, **kept,
+            ask, settings, key=widget, format_func=plain, label_visibility="collapsed", horizontal=True, disabled=facts is None, **kept
         )  # fmt: skip
     else:
         _set(widget, saved)

@@ -48,8 +48,9 @@ def filled(text: str, facts: tour.Facts | None) -> str:
 def draw(kind: str, facts: tour.Facts, height: int) -> None:
     """The figure of a stop, from the study's own numbers."""
     figure = {"loss": _loss, "leak": _leak, "trade-off": _trade, "judge": _judge}[kind](facts)
+    tall = "content" if kind == "leak" else height  # as tall as it has settings
     st.plotly_chart(
-        figure, theme="streamlit", key=f"learn-{kind}", height=height, config={"displaylogo": False, "displayModeBar": False}
+        figure, theme="streamlit", key=f"learn-{kind}", height=tall, config={"displaylogo": False, "displayModeBar": False}
     )
 
 
@@ -63,7 +64,8 @@ def _leak(facts: tour.Facts) -> object:
 
 def _trade(facts: tour.Facts) -> object:
     key = facts.table["setting_key"].iloc[0]
-    return trade_off(facts.table, _curve(str(key), facts.runs, (up_to_date()[0], reader().settled_version(facts.runs))))
+    few = facts.table["defense_label"].isin(["none", facts.texts["lowest"], facts.texts.get("price", "")])
+    return trade_off(facts.table[few], _curve(str(key), facts.runs, (up_to_date()[0], reader().settled_version(facts.runs))))
 
 
 def _judge(facts: tour.Facts) -> object:
