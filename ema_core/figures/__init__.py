@@ -10,6 +10,7 @@ from ema_core.figures.gap import gap_scatter
 from ema_core.figures.inside import inside_lines, module_map, scale_top, score_histogram, token_strip
 from ema_core.figures.judges import reliability_diagram
 from ema_core.figures.layout import empty_figure
+from ema_core.figures.leak import leak
 from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
 from ema_core.figures.strength import strength_curve, strength_data
@@ -44,6 +45,7 @@ __all__ = [
     "height",
     "in_words",
     "inside_lines",
+    "leak",
     "module_map",
     "reliability_diagram",
     "scale_top",
