@@ -85,6 +85,7 @@ def details(run_id: str) -> None:
                 disabled=bare, help=BARE if bare else "Beside its base and its undefended twin.",
             )  # fmt: skip
             st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run_id})
+            st.page_link("pages/inside.py", label="Inside the run", icon=":material/neurology:", query_params={"run": run_id})
             st.button(
                 "Copy into the form", key=f"copy-{run_id}", icon=":material/content_copy:", on_click=act, args=(copy, run_id),
                 kwargs={"slot": "copy"}, help="A new run with the same settings, to change one thing in. The address ?from=RUN does the same.",

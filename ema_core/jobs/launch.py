@@ -21,7 +21,7 @@ from ema_core.personas import vector_id
 from ema_core.processes import end, spawn
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings
-from ema_core.training import check
+from ema_core.training import check, inside
 
 DEMO = {
     "demo: undefended": RunSpec(probes=Probes()),
@@ -103,6 +103,22 @@ def launch_persona(trait: str, model: str, force: bool = False) -> queue.Job:
     waiting = [job for job in queue.jobs() if job.kind == "persona" and job.status in ("queued", "running")]
     same = [job for job in waiting if job.payload == payload]
     return same[0] if same else queue.enqueue("persona", payload)
+
+
+def launch_inside(run_ids: Sequence[str]) -> queue.Job:
+    """Queue the reading of what defenses did inside these runs; a job that does it already is taken instead.
+
+    Raises:
+        EmaError: no such run, or one that cannot be read.
+    """
+    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    for run in runs:
+        if why := inside.can_be_read(run):
+            raise EmaError(f"The run {run.id} cannot be looked into.", why)
+    payload = {"runs": [run.id for run in runs]}
+    waiting = [job for job in queue.jobs() if job.kind == "inside" and job.status in ("queued", "running")]
+    same = [job for job in waiting if job.payload == payload]
+    return same[0] if same else queue.enqueue("inside", payload)
 
 
 def launch_demo() -> list[RunDirectory]:

@@ -44,6 +44,7 @@ def setting_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         for label, icon, page, query in (
             ("All its answers", "forum", "samples", {"setting": key, "judge": first["judge"]}),
             ("Its training curves", "show_chart", "fine_tune", {"run": runs, "part": "Runs"}),
+            ("Inside its first run", "neurology", "inside", {"run": runs[:1]}),
         ):
             st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=query)
         table_as_csv(
