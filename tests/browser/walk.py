@@ -51,7 +51,7 @@ class Found:
     axe: list[dict[str, Any]] = field(default_factory=list)
 
 
-def settle(page: Any, seconds: float = 60) -> None:
+def settle(page: Any, seconds: float = 120) -> None:
     """Until the page's script has ended and what it shows stays the same for half a second."""
     end, before, same = time.monotonic() + seconds, None, 0
     while same < 3:
