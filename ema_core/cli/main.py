@@ -63,6 +63,7 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or its last flush would complain
         sys.exit(1)
 
 
