@@ -15,6 +15,7 @@ import typer  # noqa: E402
 from ema_core.cli import (  # noqa: E402
     annotate,
     ask,
+    bundle,
     compare,
     data,
     doctor,
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="EMA Lab: defenses against emergent misalignment.",
 )
-for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app):
+for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app, bundle.app):
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")
