@@ -75,7 +75,8 @@ def about_bytes() -> int:
             found = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        total += int(_PACKED * sum(file.size or 0 for file in found.files or ()))
+        sizes = (line.rpartition(",")[2] for line in (found.read_text("RECORD") or "").splitlines())
+        total += int(_PACKED * sum(int(size) for size in sizes if size.isdecimal()))
         todo += [_name(line) for line in found.requires or () if "extra ==" not in line]
     return total
 
@@ -174,6 +175,8 @@ def _fetch(wanted: Sequence[Wanted], wheels: Path, progress: Progress) -> None:
     missing = [one for one in wanted if one.found(wheels) is None]
     done = len(wanted) - len(missing)
     for part in _batches(missing):
+        for one in part:
+            (wheels / one.file).unlink(missing_ok=True)  # a torn one would be taken for good
         names = ", ".join(one.name for one in part[:3]) + (" …" if len(part) > 3 else "")
         progress(0.02 + 0.9 * done / len(wanted), f"{done} of {len(wanted)} packages; now {names}")
         called = _pip("wheel", "-q", "--no-deps", "-w", str(wheels), *(f"{one.name}==={one.version}" for one in part))
