@@ -79,15 +79,6 @@ def test_it_holds_project_packages_model_and_recorded_study_and_goes_on_after_a_
         offline.make(out)
 
 
-def test_as_one_zip(index: Path, tmp_path: Path) -> None:
-    out = tmp_path / "bundle.zip"
-    offline.make(out)
-    with zipfile.ZipFile(out) as archive:
-        names = set(archive.namelist())
-    assert {"bundle/START.md", "bundle/ema-lab/app.py", "bundle/ema-lab/wheels/torch-1.0-py3-none-any.whl"} <= names
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
 def bootstrap_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The set-up script as it would run with these packages."""
     monkeypatch.setenv("EMA_WHEELS", str(folder))
@@ -101,8 +92,14 @@ def bootstrap_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_set_up_takes_a_whole_bundle_and_refuses_any_other(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offline.make(tmp_path / "bundle")
+def test_as_one_zip_set_up_takes_a_whole_bundle_and_refuses_any_other(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline.make(tmp_path / "bundle.zip")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        assert {"bundle/START.md", "bundle/ema-lab/app.py"} <= set(archive.namelist())
+        archive.extractall(tmp_path)
     wheels = tmp_path / "bundle" / offline.ROOT / offline.WHEELS
     script = bootstrap_of(wheels, monkeypatch)
     assert script.offline()
