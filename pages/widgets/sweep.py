@@ -123,7 +123,7 @@ def _strengths(name: str) -> list[float | str]:
     grid = sorted({*info.grid} - {0.0})
     options = sorted({*grid, info.default, *([info.paper] if info.paper else [])} - {0.0})
     return st.multiselect(
-        f"Strengths of {name}", options, default=grid, key=f"sweep-strengths-{name}", accept_new_options=True, select_all=False,
+        f"Strengths of {name}", options, default=grid, key=f"sweep-strengths-{name}", accept_new_options=True, select_all=False, wrap=True,
         format_func=lambda value: f"{value:g}" if isinstance(value, float) else str(value), **KEPT,
         help=f"{plain(info.meaning)}. Others can be typed in.",
     )  # fmt: skip
