@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ema_core.jobs import queue
+from ema_core.jobs.cells import has_adapter
 from ema_core.runs import RunDirectory
 from pages.widgets.best_state import best_part
 from pages.widgets.chat_models import beside
@@ -12,10 +13,11 @@ from pages.widgets.chrome import act, errors, header, notices, plain
 from pages.widgets.form_origin import PARAM, copy, from_address
 from pages.widgets.live_runs import delete_button, events_of, live_runs
 from pages.widgets.queue_list import queue_list
+from pages.widgets.recorded import BARE, recorded_note
 from pages.widgets.run_ends import looked_at
 from pages.widgets.run_form import new_run
 from pages.widgets.run_label import run_label
-from pages.widgets.run_picker import newest_first, pick_runs, run_info
+from pages.widgets.run_picker import newest_first, own_first, pick_runs, run_info
 from pages.widgets.sweep import sweep_part
 
 PARTS = ["New run", "Sweep", "Runs"]
@@ -64,7 +66,7 @@ def at_work_or_newest(ids: list[str]) -> list[str]:
     """What a first visit shows: the run at work, which in a study may be far from the newest, then waiting ones; else the newest."""
     at_work = [run for job in queue.jobs() if job.kind == "train" and job.status == "running" for run in job.runs if run in ids]
     active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
-    return list(dict.fromkeys(at_work + active))[:4] or ids[:1]
+    return list(dict.fromkeys(at_work + active))[:4] or own_first(ids)[:1]
 
 
 def details(run_id: str) -> None:
@@ -75,17 +77,22 @@ def details(run_id: str) -> None:
         f"Name, tags, notes and settings: {plain(info.name or info.defense)} · {run_id[-4:]}", key=f"details-{run_id}"
     ):
         with st.container(horizontal=True):
-            st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run_id})
+            bare = bool(info.recorded) and not has_adapter(run)
+            st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run_id},
+                         disabled=bare, help=BARE if bare else None)  # fmt: skip
             st.page_link(
                 "pages/chat.py", label="Chat", icon=":material/forum:", query_params={"m": beside(run_id, newest_first())},
-                help="Beside its base and its undefended twin.",
+                disabled=bare, help=BARE if bare else "Beside its base and its undefended twin.",
             )  # fmt: skip
             st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run_id})
+            st.page_link("pages/inside.py", label="Inside the run", icon=":material/neurology:", query_params={"run": run_id})
             st.button(
                 "Copy into the form", key=f"copy-{run_id}", icon=":material/content_copy:", on_click=act, args=(copy, run_id),
                 kwargs={"slot": "copy"}, help="A new run with the same settings, to change one thing in. The address ?from=RUN does the same.",
             )  # fmt: skip
             delete_button(run, state)
+        if info.recorded:
+            recorded_note([info.recorded])
         run_label(run)
         with errors():
             best_part(run, events_of(run).probes)

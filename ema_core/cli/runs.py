@@ -24,7 +24,7 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return {
         "run_id": run.id, "state": str(state.status), "model": spec.model, "dataset": spec.dataset, "defense": defense,
-        "seed": spec.seed, "step": state.step, "total_steps": state.total_steps, "seconds": round(state.seconds, 1), "name": label.name,
+        "seed": spec.seed, "recorded": state.recorded, "step": state.step, "total_steps": state.total_steps, "seconds": round(state.seconds, 1), "name": label.name,
         "tags": list(label.tags), "note": label.note, "error": state.error, "hint": state.hint,
     }  # fmt: skip
 
@@ -52,7 +52,18 @@ def list_runs(
         elif not rows:
             typer.echo("No runs yet. `ema train` starts one; `ema app` opens the dashboard.")
         else:
-            table(rows, ["run_id", "state", "defense", "step", "total_steps", "name"])
+            table(
+                rows,
+                [
+                    "run_id",
+                    "state",
+                    "defense",
+                    "step",
+                    "total_steps",
+                    "name",
+                    *(["recorded"] if any(row["recorded"] for row in rows) else []),
+                ],
+            )
         for row in damaged:
             typer.echo(f"damaged: {row['run_id']}: {row['why']}", err=True)
 
@@ -83,6 +94,8 @@ def show(
             said = value["estimated"]
             before = f" (estimated: {said['memory'] / 1e9:.1f} GB, {duration(said['seconds'])})" if said else ""
             typer.echo(f"  {value['peak_memory'] / 1e9:.1f} GB of memory at most{before}")
+        if value["recorded"]:
+            typer.echo(f"  recorded elsewhere: study {value['recorded']} (ema recorded list)")
         if value["error"]:
             typer.echo(f"  {value['error']} {value['hint']}")
         for note in value["notes"]:

@@ -156,6 +156,18 @@ def training_curves(
     return figure
 
 
+def curves_data(
+    steps: pd.DataFrame, penalties: pd.DataFrame | None = None, quantity: Quantity = "ce", smoothing: float = 0.6
+) -> pd.DataFrame:
+    """What ``training_curves`` draws: ``run, name, defense, step, value, smoothed``, a row a point (long curves are thinned)."""
+    parts = [
+        pd.DataFrame({"run": t["id"], "name": t["name"], "defense": t["defense"], "step": t["x"], "value": t["y"], "smoothed": t["y_smooth"]})
+        for t in curve_traces(steps, penalties, quantity, smoothing)
+    ]  # fmt: skip
+    names = ["run", "name", "defense", "step", "value", "smoothed"]
+    return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)).assign(quantity=QUANTITIES[quantity])
+
+
 def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for trace in traces:
@@ -166,6 +178,9 @@ def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, An
 def run_names(frame: pd.DataFrame) -> dict[str, str]:
     """What each run is called in a legend: its name, else defense and seed; the id's end where two would be called the same."""
     found = {run_id: _name(group) for run_id, group in frame.groupby("run_id", sort=False)}
+    recorded = {run_id: _first(group, "recorded") for run_id, group in frame.groupby("run_id", sort=False)}
+    if any(recorded.values()) and not all(recorded.values()):  # both kinds in one figure
+        found = {run_id: f"{name} · recorded" if recorded[run_id] else name for run_id, name in found.items()}
     shared = Counter(found.values())
     return {run_id: f"{name} · {run_id[-4:]}" if shared[name] > 1 else name for run_id, name in found.items()}
 

@@ -30,8 +30,9 @@ class Known:
         for run_id in run_ids():
             run = RunDirectory(settings().runs / run_id)
             try:
-                if "imported" in run.state().found:
-                    continue  # its spec does not say how it was trained
+                state = run.state()
+                if "imported" in state.found or state.recorded:
+                    continue  # its spec does not say how it was trained; recorded ones are never one's own
                 found = _identity(str(run.path), (run.path / "spec.json").stat().st_mtime_ns)
             except (OSError, EmaError):
                 continue  # damaged: nothing that could be taken

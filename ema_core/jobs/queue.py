@@ -17,7 +17,7 @@ from ema_core.files import read_json, write_json
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
 
-Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge"]
+Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge", "inside"]
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 KEEP_ENDED = 200
 RANK_STEP = 1e-3

@@ -58,7 +58,7 @@ def events_of(run: RunDirectory) -> RunEvents:
     cache: dict[str, RunEvents] = st.session_state.setdefault("run-events", {})
     if run.id not in cache:
         info = run_info(run.id)
-        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed}
+        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed, "recorded": info.recorded}
         stop = info.probes.stop_margin if info.probes else None
         cache[run.id] = RunEvents(run.id, facts, probed=info.probes is not None, stop_margin=stop, projected=info.projected)
     events = cache[run.id]
@@ -76,6 +76,8 @@ def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
     with st.container(border=True, key=f"card-{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             status_badge(state.status)
+            if info.recorded:
+                st.badge("recorded", color="violet", help="Trained elsewhere; it came with a recorded study.")
             st.markdown(f"**{plain(info.name or info.defense)}**", width="content")
             st.caption(plain(info.id), width="content")
             for tag in info.tags:

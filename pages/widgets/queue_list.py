@@ -21,6 +21,7 @@ WORDS = {
     "gap": "Score the safe pool",
     "substitute-base": "Make a substitute base",
     "judge": "Judge answers of",
+    "inside": "Look inside",
 }
 SHOWN_FAILED_SECONDS = 3600
 SHOWN = 5

@@ -24,7 +24,7 @@ from pages.widgets.chrome import plain, show_error
 @dataclass(frozen=True)
 class RunInfo:
     """What changes by hand alone of a run, or of a base. ``problem`` says why its spec cannot be read; ``projected``: ``projected_on``
-    it."""
+    it; ``recorded``: the recorded study that it came with."""
 
     id: str
     name: str = ""
@@ -36,10 +36,17 @@ class RunInfo:
     problem: str = ""
     probes: Probes | None = None
     projected: str = MONITORED
+    recorded: str = ""
     tags: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
+        if self.recorded:
+            return f"{self._label} · recorded"
+        return self._label
+
+    @property
+    def _label(self) -> str:
         if self.defense == "base":
             return f"base · {self.model}"
         if self.id.startswith(IMPORT):
@@ -79,7 +86,8 @@ def _read(path: str, version: int, label_version: int) -> RunInfo:
     run = RunDirectory(settings().runs / path.rsplit("/", 1)[-1])
     if run.id.startswith(BASE):
         try:
-            return RunInfo(run.id, model=str(read_json(run.path / "model.json")["model"]), defense="base")
+            known = read_json(run.path / "model.json")
+            return RunInfo(run.id, model=str(known["model"]), defense="base", recorded=str(known.get("recorded") or ""))
         except (OSError, ValueError, KeyError, TypeError):
             return RunInfo(run.id, problem="model.json is damaged")
     try:
@@ -90,7 +98,7 @@ def _read(path: str, version: int, label_version: int) -> RunInfo:
     defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return RunInfo(
         run.id, label.name or "", spec.model, spec.dataset, defense, spec.seed, state.created, probes=spec.probes,
-        projected=projected, tags=label.tags,
+        projected=projected, recorded=state.recorded, tags=label.tags,
     )  # fmt: skip
 
 
@@ -103,6 +111,11 @@ def _version(path: Path) -> int:
 
 def newest_first() -> list[str]:
     return run_ids()[::-1]
+
+
+def own_first(ids: Sequence[str]) -> list[str]:
+    """What a first visit chooses from: the user's own runs; recorded ones where there are no others."""
+    return [run_id for run_id in ids if not run_info(run_id).recorded] or list(ids)
 
 
 def pick_runs(
@@ -162,9 +175,8 @@ def run_link(run_id: str, label: str = "") -> None:
     """A link to the run's curves on Fine-tune."""
     info = run_info(run_id)
     query = {"run": run_id, "part": "Runs"}
-    st.page_link(
-        "pages/fine_tune.py", label=plain(label or info.name or info.id), icon=":material/show_chart:", query_params=query, help=""
-    )
+    text = f"{label or info.name or info.id}{' · recorded' if info.recorded else ''}"
+    st.page_link("pages/fine_tune.py", label=plain(text), icon=":material/show_chart:", query_params=query, help="")
 
 
 def _known(text: str, options: Sequence[str]) -> str | None:
