@@ -16,8 +16,8 @@ from ema_core.figures.said import note
 TWIN = ["model", "dataset", "recipe_label"]
 """What a setting shares with its undefended twin."""
 MARKS = {
-    "better": ("▲ better", "circle"),
-    "worse": ("▼ worse", "x"),
+    "better": ("✓ better", "circle"),
+    "worse": ("✗ worse", "x"),
     "not distinguishable": ("≈ not distinguishable", "circle-open"),
     "these adapters only": ("○ under three seeds", "diamond-open"),
 }
@@ -142,7 +142,7 @@ def heatmap(settings: pd.DataFrame, key: str) -> go.Figure:
     said = [f"{one.title.partition(' (')[0]}: difference to the undefended twin ({_unit(one)})"]
     said += [f"Measure: {by_}" for by_ in dict.fromkeys(one.measured_by(row) for row in cells.to_dict("records"))]
     said += [f"n = {span(column(cells, 'n'))} {one.counted}", f"seeds a setting: {span(column(cells, 'seeds'))}"]
-    said += ["▲ better, ▼ worse, ≈ not distinguishable, ○ under three seeds"]
+    said += ["✓ better, ✗ worse, ≈ not distinguishable, ○ under three seeds"]
     return note(figure, said, below=12)
 
 

@@ -56,9 +56,10 @@ def trade_off_data(
                 )
             )  # fmt: skip
     if published is not None and not published.empty and measure == "rate":
-        both = published.pivot_table(index=["name", "label", "told"], columns="criterion", values="value", sort=False).reset_index()
+        both = published.pivot(index=["name", "label"], columns="criterion", values="value")
         if {"narrow", "general"} <= set(both.columns):
-            both = both.dropna(subset=["narrow", "general"])
+            told = published.groupby(["name", "label"], sort=False)["told"].agg("<br>".join).rename("told")
+            both = both.dropna(subset=["narrow", "general"]).join(told).reset_index()
             found.append(both[["name", "label", "told", "narrow", "general"]].assign(what="published"))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["what", "label", "narrow", "general"])
 
@@ -117,13 +118,13 @@ def trade_off(
                 unselected={"marker": {"opacity": opacity}, "textfont": {}},
             )  # fmt: skip
             named.add(name)
-    for name, told in foreign.groupby("name", sort=False):
+    for name, told in foreign.groupby("name", sort=False) if len(foreign) else ():
         figure.add_scatter(
             x=told["narrow"], y=told["general"], mode="markers+text", name=str(name), text=told["label"], textposition="top center",
             textfont={"size": 10, "color": NEUTRAL}, marker={"symbol": "circle-open", "size": 12, "color": NEUTRAL, "line": {"width": 2}},
             hovertext=told["told"], hovertemplate="%{hovertext}<extra></extra>", cliponaxis=False,
         )  # fmt: skip
-    corner = {"x": 1, "y": 0, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
+    corner = {"x": 1, "y": 0.06, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
     figure.add_annotation(text="better ↘", showarrow=False, font={"size": 13}, name="direction", **corner)
     for draw in (figure.add_hline, figure.add_vline) if measure == "margin" else ():
         draw(0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
