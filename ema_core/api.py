@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.evaluation.suites import suites_of
+from ema_core.exchange.report import write_report
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
 from ema_core.jobs.judging import Asked, judge_answers
@@ -201,6 +203,19 @@ def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) ->
     plain = every[every["defense_label"].eq("none")].merge(group, on=list(group))
     own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
     return choose_strength(reader.frames(list(own["run_id"]), with_siblings=True), defense, keep=keep).json()
+
+
+def report(run_ids: Sequence[str] | str, out: Path, judge: str = "probe", keep: float = KEEP) -> dict[str, Any]:
+    """One HTML file of these runs, with their undefended twins and benign siblings (``exchange.report``); says what is in it.
+
+    Raises:
+        EmaError: unknown run or judge, none of them done, or the file cannot be written.
+    """
+    ids = [run_id if run_id.startswith(IMPORT) else RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    name = judge if judge in reader.judges(ids) else read_name(judge)
+    return write_report(ids, out, name, keep=keep, reader=reader)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from ema_core.cli import (  # noqa: E402
     imports,
     judge,
     persona,
+    report,
     runs,
     samples,
     study,
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="EMA Lab: defenses against emergent misalignment.",
 )
-for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app):
+for group in (app_commands.app, train.app, ask.app, compare.app, report.app, samples.app, annotate.app, doctor.app, data.index_app):
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")

@@ -52,6 +52,7 @@ def note(figure: go.Figure, said: Sequence[str], below: int = 62) -> go.Figure:
         lines[-1] += f" · {part}" if lines[-1] else part
     place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -below}
     figure.add_annotation(text="<br>".join(lines), showarrow=False, align="left", font={"size": 11}, name="footnote", **place)
+    figure.update_yaxes(title_standoff=8)  # else a title of two lines lies over the numbers
     return figure.update_layout(margin={"t": 40, "b": below + 8 + 15 * len(lines)})
 
 

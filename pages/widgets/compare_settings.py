@@ -8,6 +8,7 @@ import streamlit as st
 from pages.widgets import criteria, scorecard
 from pages.widgets.chrome import plain
 from pages.widgets.compare_export import evals_in_words, table_as_csv
+from pages.widgets.compare_report import report_button
 
 PAGE = 25
 
@@ -57,6 +58,7 @@ def _actions(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
             st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=query)
         told = {name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}
         table_as_csv("Settings as CSV", settings.assign(evals=settings["evals"].map(evals_in_words), **told), "settings")
+        report_button(list(of_runs["run_id"]), str(settings["judge"].iloc[0]))
 
 
 def numbers_part(settings: pd.DataFrame) -> None:
