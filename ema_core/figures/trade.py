@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from ema_core.figures.colours import NONE, parts, style
+from ema_core.figures.colours import NONE, faint, parts, style
 from ema_core.figures.criterion import Measure, criterion
 from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
 from ema_core.figures.said import FLAG, flagged, footnote, hover, symbols, whose
@@ -105,13 +105,13 @@ def trade_off(
             own = settings.iloc[at]
             colors = [style(label).color for label in group["defense_label"]]
             records = group.to_dict("records")
-            opacity = _DIM if dim else 1.0
+            opacity = _DIM if dim else 1.0  # of marks and bars; their words stay readable
             figure.add_scatter(
                 x=list(own["narrow"]), y=list(own["general"]), mode="markers+text", name=name, legendgroup=name,
                 showlegend=name not in named, textposition=list(group["label_side"]), textfont={"size": 11, **({"color": NEUTRAL} if dim else {})},
-                text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" for row in records], opacity=opacity,
-                marker={"color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
-                error_x=_bar(own, "narrow", colors), error_y=_bar(own, "general", colors),
+                text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" for row in records], 
+                marker={"opacity": opacity, "color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
+                error_x=_bar(own, "narrow", faint(colors[0], opacity)), error_y=_bar(own, "general", faint(colors[0], opacity)),
                 customdata=[row.get("setting_key", "") for row in records],
                 hovertext=["<br>".join(filter(None, (f"{row['defense_label']}", hover(row, general), hover(row, narrow), whose(row), f"dominated by {_short(row['dominated_by'])}" if dim else ""))) for row in records],
                 hovertemplate="%{hovertext}<extra></extra>", cliponaxis=False, selected={"marker": {"size": 16}},
@@ -188,9 +188,9 @@ def _family(rows: pd.DataFrame) -> pd.Series:
     return rows["defense_label"].map(lambda label: " + ".join(name for name, _, _ in parts(str(label))) or NONE)
 
 
-def _bar(rows: pd.DataFrame, key: str, colors: list[str]) -> dict | None:
+def _bar(rows: pd.DataFrame, key: str, color: str) -> dict | None:
     bar = error_bar(list(rows[key]), list(rows[f"{key}_low"]), list(rows[f"{key}_high"]))
-    return bar and {**bar, "color": colors[0]}
+    return bar and {**bar, "color": color}
 
 
 def _points(curve: pd.DataFrame | None, kind: str) -> pd.DataFrame:

@@ -183,7 +183,7 @@ def test_dominated_settings_are_dim_and_the_others_are_joined(table: pd.DataFram
         "equals do not dominate one another"
     )
     marks = by_name(trade_off(rows))
-    assert marks["ldifs"].opacity < 1 and marks["kl"].opacity == marks["none"].opacity == 1
+    assert marks["ldifs"].marker.opacity < 1 and marks["kl"].marker.opacity == marks["none"].marker.opacity == 1
     assert list(marks["frontier"].x) == [0.5, 0.5, 0.7] and "dominated by none" in marks["ldifs"].hovertext[0]
     assert beaten([1, 1], [math.nan, 0]) == [[], []], "what was not measured beats nothing"
 
