@@ -42,7 +42,7 @@ def forest(found: pd.DataFrame, measure: str, label: str, judge: str) -> go.Figu
     by = f"judge {judge}" if asked.judged else "log-likelihood margin of answer pairs (no judge)"
     said = [f"Measure: {by}", f"95 % intervals {method}", f"n = {span(float(n) for n in found['n'])} a topic over {seeds} seeds"]
     said += [f"filled: 0 is outside; of {len(found)} about {max(1, round(0.05 * len(found)))} would be by chance"]
-    return note(figure, said, below=78)
+    return note(figure, said, below=78, right=True)
 
 
 def differs(low: float, high: float) -> bool:

@@ -86,6 +86,7 @@ def trade_off(
                 x=points["narrow"], y=points["general"], mode="lines+markers", name=name,
                 line={"color": NEUTRAL, "dash": dash, "width": 1.5}, marker={"color": NEUTRAL, "size": 6},
                 text=[f"{name}: {label}" for label in points["label"]], hovertemplate="%{text}<extra></extra>",
+                unselected={"marker": {"opacity": 1}},
             )  # fmt: skip
     settings = drawn[drawn["what"].eq("setting")].reset_index(drop=True)
     if len(settings):
@@ -115,7 +116,7 @@ def trade_off(
                 customdata=[row.get("setting_key", "") for row in records],
                 hovertext=["<br>".join(filter(None, (f"{row['defense_label']}", hover(row, general), hover(row, narrow), whose(row), f"dominated by {_short(row['dominated_by'])}" if dim else ""))) for row in records],
                 hovertemplate="%{hovertext}<extra></extra>", cliponaxis=False, selected={"marker": {"size": 16}},
-                unselected={"marker": {"opacity": opacity}, "textfont": {}},
+                unselected={"marker": {"opacity": opacity}, "textfont": {"color": NEUTRAL}},
             )  # fmt: skip
             named.add(name)
     for name, told in foreign.groupby("name", sort=False) if len(foreign) else ():

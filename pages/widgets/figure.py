@@ -16,8 +16,8 @@ from pages.widgets.live_curve import plotly_url
 _HTML = """<div class="ema-save"><button type="button" data-format="svg">SVG</button><button type="button" data-format="png">PNG</button>
 <span role="status"></span></div>"""
 _CSS = """
-.ema-save { display: flex; gap: 0.5rem; align-items: center; min-height: 2rem; white-space: nowrap; }
-.ema-save button { cursor: pointer; font: inherit; font-size: 0.875rem; padding: 0 0.6rem; min-height: 2rem; color: var(--st-text-color);
+.ema-save { display: flex; gap: 0.5rem; align-items: center; min-height: 2.5rem; white-space: nowrap; }
+.ema-save button { cursor: pointer; font: inherit; font-size: 0.875rem; padding: 0 0.75rem; min-height: 2.5rem; color: var(--st-text-color);
   background: transparent; border: 1px solid var(--st-border-color); border-radius: var(--st-button-radius, var(--st-base-radius)); }
 .ema-save button:hover, .ema-save button:focus-visible { border-color: var(--st-primary-color); color: var(--st-link-color); }
 .ema-save span { font-size: 0.8rem; color: var(--st-text-color); }
@@ -76,4 +76,4 @@ def chosen(state: Any) -> list[str]:
 
 def slug(title: str) -> str:
     """A file name that says what it is."""
-    return re.sub(r"[^a-z0-9.=+]+", "-", title.lower()).strip("-.")[:120] or "figure"
+    return re.sub(r"[^a-z0-9.=+]+", "-", title.lower()).strip("-.")[:180] or "figure"
