@@ -28,6 +28,7 @@ from ema_core.cli import (  # noqa: E402
     persona,
     queue,
     recorded,
+    report,
     runs,
     samples,
     study,
@@ -42,7 +43,7 @@ app = typer.Typer(
     help="EMA Lab: defenses against emergent misalignment.",
 )
 for group in (
-    app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app, inside.app, bundle.app,
+    app_commands.app, train.app, ask.app, compare.app, report.app, samples.app, annotate.app, doctor.app, data.index_app, inside.app, bundle.app,
 ):  # fmt: skip
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
