@@ -9,9 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ema_core.figures.colours import style
-from ema_core.figures.layout import CLEAR, GRID, NEUTRAL, column, dress, empty_figure
+from ema_core.figures.layout import GRID, NEUTRAL, column, dress, empty_figure
 
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dot", "dashdot", "longdash")
 SHADES = ((0.0, "#f3f6f9"), (0.5, "#5aa5d6"), (1.0, "#08306b"))
 """From next to nothing to much; read by lightness, so in grey, too."""
 DARK_FROM = 0.45
@@ -43,7 +43,10 @@ def inside_lines(table: pd.DataFrame, x: str, x_title: str, y_title: str, marks:
             continue
         look = style(label)
         color, symbol = (NEUTRAL, "circle-open") if line == "base" else (look.color, look.symbol)
-        dash = "dot" if line == "base" else DASHES[trained.index(line) % len(DASHES)]
+        number = trained.index(line) if line in trained else 0
+        dash = "dot" if line == "base" else look.dash if number == 0 else DASHES[number % len(DASHES)]
+        if number:
+            symbol = "x-thin"
         if label == "none" and line != "base":  # grey is the base's here
             color = "#8a6d3b"
         name = "base" if line == "base" else run if len(trained) == 1 else f"{run}: {line}" if several else line
@@ -51,14 +54,14 @@ def inside_lines(table: pd.DataFrame, x: str, x_title: str, y_title: str, marks:
         counts = column(group, "n")
         figure.add_scatter(
             x=group[x], y=group["value"], name=name, mode="lines+markers" if len(group) < 60 else "lines",
-            line={"color": color, "dash": dash, "width": 2}, marker={"color": color, "symbol": symbol, "size": [11 if flag else 4 for flag in marked]},
+            line={"color": color, "dash": dash, "width": 2}, marker={"color": color, "symbol": symbol, "size": [12 if flag else 6 for flag in marked], "line": {"width": 1.5, "color": color}},
             text=["" if math.isnan(n) else f", over {n:.0f}" for n in counts], hovertemplate=f"{x} %{{x}}: %{{y:.4g}}%{{text}}",
         )  # fmt: skip
     if marks and "marked" in rows and rows["marked"].any():
         figure.add_scatter(x=[None], y=[None], mode="markers", name=f"large: {marks}", marker={"color": NEUTRAL, "size": 11})
     dress(figure, showlegend=True)
     figure.update_xaxes(title=x_title)
-    figure.update_yaxes(title=y_title)
+    figure.update_yaxes(title=y_title, rangemode="tozero")
     return figure
 
 
@@ -189,7 +192,7 @@ def score_histogram(table: pd.DataFrame, unit: str) -> go.Figure:
             x=(group["low"] + group["high"]) / 2, y=100 * group["count"] / sizes[line], width=group["high"] - group["low"],
             name=f"{line} ({sizes[line]})", customdata=group[["low", "high", "count"]].to_numpy(),
             marker={"color": color, "opacity": 0.45 if line == "the pool" else 0.75, "line": {"color": color, "width": 1},
-                    "pattern": {"shape": hatch, "fgcolor": CLEAR if not hatch else "#ffffff", "size": 6}},
+                    "pattern": {"shape": hatch, "fgcolor": "#ffffff", "size": 6, "fillmode": "overlay"}},
             hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}: %{customdata[2]} (%{y:.1f} %)",
         )  # fmt: skip
     dress(figure, barmode="overlay", showlegend=True)
