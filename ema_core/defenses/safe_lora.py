@@ -307,7 +307,7 @@ class SafeLoRA(Defense):
         strength = self.strength if mine else self.strength_info.default
         matrices = list(self._matrices(look.model))
         picked = set() if mine else chosen([matrix.cosine for matrix in matrices], self.options.select, strength)
-        after = " Read after the projection, as nothing was kept from before: the projected ones are not marked, and theirs is the new cosine."
+        after = " Read after the projection, as nothing was kept from before: the projected ones are not marked, and theirs is the new cosine. The undefended twin has those from before."
         return [
             self._panel(
                 matrices,

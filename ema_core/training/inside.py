@@ -6,8 +6,8 @@ import json
 import random
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,8 +245,13 @@ class _Reading:
         ]
         return [(example, row) for example, row in short if any(row.response)][:count]
 
-    def of(self, folder: Path, last: bool = True) -> AbstractContextManager[_Look]:
-        return _Look.opened(self, folder, last)
+    @contextmanager
+    def of(self, folder: Path, last: bool = True) -> Iterator[_Look]:
+        """With the adapter of ``folder`` on; the plain model afterwards."""
+        import torch
+
+        with adapters.adapted(self.loaded.model, folder) as model, torch.inference_mode():
+            yield _Look(self, model, last)
 
     def reported(self, name: str) -> tuple[Panel, ...]:
         """What the defense's ``finish`` left in the events; the last time it ran counts."""
@@ -313,24 +318,12 @@ class _Look:
 
     def __init__(self, reading: _Reading, model: Any, last: bool) -> None:
         self.reading, self.model, self.last = reading, model, last
-        self.spec, self.rows, self.narrow, self.safe, self.steps = (
-            reading.spec, reading.rows, reading.narrow, reading.safe, reading.steps,
-        )  # fmt: skip
+        self.spec, self.steps = reading.spec, reading.steps
+        self.rows: Sequence[Encoded] = reading.rows
+        self.narrow: Sequence[int] = reading.narrow
+        self.safe: Sequence[int] = reading.safe
         self.reported: Sequence[Panel] = ()
         self._tuned: list[States] = []
-
-    @staticmethod
-    def opened(reading: _Reading, folder: Path, last: bool) -> AbstractContextManager[_Look]:
-        from contextlib import contextmanager
-
-        @contextmanager
-        def look() -> Any:
-            import torch
-
-            with adapters.adapted(reading.loaded.model, folder) as model, torch.inference_mode():
-                yield _Look(reading, model, last)
-
-        return look()
 
     def base(self) -> list[States]:
         return self.reading.base(self.model)

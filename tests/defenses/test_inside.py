@@ -18,6 +18,9 @@ from ema_core.datasets.refusal import is_refusal
 from ema_core.defenses import registry
 from ema_core.defenses.inoculation import PROMPTS
 from ema_core.defenses.panels import Panel, histogram
+from ema_core.errors import EmaError
+from ema_core.jobs import launch, queue
+from ema_core.jobs.worker import Worker
 from ema_core.models import LoadedModel, adapters, load
 from ema_core.models.weights import WeightFiles
 from ema_core.runs import RunDirectory, Status, parse_defense
@@ -53,7 +56,7 @@ class Place:
     def run(self, *defenses: str) -> RunDirectory:
         key = " ".join(defenses)
         if key not in self.runs:
-            spec = tiny_spec(*map(parse_defense, defenses), checkpoint_every=2)
+            spec = tiny_spec(*map(parse_defense, defenses), checkpoint_every=2, learning_rate=0.02)
             run = RunDirectory.create(spec.model_copy(update={"model": self.model.id, "safe_pool": "some-pool"}))
             state = train(run, loaded=self.model)
             assert state.status is Status.DONE, state.error
@@ -166,7 +169,7 @@ def test_ldifs_by_layer_and_by_token_equal_plain_forward_passes(place: Place, no
             parts = []
             for mine, other in zip(tuned, fixed, strict=True):
                 a, b = mine.double(), other.double()
-                size = (lambda x: x.norm()) if normalise == "example" else (lambda x: x.norm(dim=1, keepdim=True))
+                size = (lambda x: x.norm()) if normalise == "example" else (lambda x: x.norm(dim=1, keepdim=True).clamp_min(1e-6))
                 parts.append(((a / size(a) - b / size(b)) ** 2).sum(1))
             for layer, part in enumerate(parts):
                 sums[layer].append(float(part.sum() if normalise == "example" else part[1:].mean()))
@@ -319,6 +322,31 @@ def test_one_defenses_trouble_is_said_and_the_others_are_read(place: Place, monk
     found = inside.measure(run, place.model)
     assert "ZeroDivisionError" in found.defenses["ldifs"].why and found.defenses["kl"].panels
     assert "ZeroDivisionError" in run.log_path.read_text()
+
+
+def test_the_worker_reads_a_run_right_after_training_and_again_when_asked(place: Place) -> None:
+    spec = tiny_spec(steps=1, checkpoint_every=9).model_copy(update={"model": place.model.id, "safe_pool": "some-pool"})
+    run, job = launch.launch_run(spec)
+    worker = Worker()
+    worker.warm = place.model
+    worker._do(job)
+    first = inside.read(run)
+    assert queue.get(job.id).status == "done" and first is not None and inside.fresh(run, first)
+    inside.path(run).write_text("damaged")
+    assert inside.read(run) is None
+    again = launch.launch_inside([run.id])
+    assert launch.launch_inside([run.id]).id == again.id, "one that waits is taken"
+    worker._do(again)
+    second = inside.read(run)
+    assert queue.get(again.id).status == "done" and second.defenses == first.defenses
+    queue.cancel(launch.launch_inside([run.id]).id)
+
+
+def test_a_run_without_an_adapter_cannot_be_looked_into(place: Place) -> None:
+    run = RunDirectory.create(tiny_spec())
+    with pytest.raises(EmaError, match="has no adapter to read"):
+        launch.launch_inside([run.id])
+    run.delete()
 
 
 def test_a_histogram_counts_every_value_once_in_shared_bins() -> None:
