@@ -80,7 +80,8 @@ def token_strip(
     """
     if not tokens:
         return empty_figure("No token to show.")
-    starts, lines, parts, at, line = [], [], {}, 0, 0
+    parts: dict[str, int] = {}
+    starts, lines, at, line = [], [], 0, 0
     texts = [_shown(token) for token in tokens]
     widths = [max(2, len(text) + 1) for text in texts]
     for place, size in enumerate(widths):
