@@ -154,7 +154,7 @@ class LDIFS(Defense):
             attention = torch.ones(1, tuned.shape[1], dtype=torch.long, device=tuned.device)
             parts = {
                 layer: squared_distances({layer: tuned[layer : layer + 1]}, {layer: fixed[layer : layer + 1]}, attention, normalise)
-                for layer in range(depth + 1)
+                for layer in (range(depth + 1) if look.last else seen)
             }
             for layer, part in parts.items():
                 of_layer.setdefault(layer, []).append(float(feature_distance(part, attention, normalise)))

@@ -265,6 +265,8 @@ def _examples(key: str, shown: Sequence[Shown]) -> None:
 def _words(column: str, value: Any) -> str:
     if value is True:
         return column
+    if column == "times":
+        return "once" if value == 1 else f"{value} times"
     return f"{column} {value:.4g}" if isinstance(value, float) else f"{column} {value}"
 
 
