@@ -59,7 +59,7 @@ def parts(settings: pd.DataFrame, of_runs: pd.DataFrame, ids: tuple[str, ...], j
     names = [*FIGURES, "All numbers", "Training curves", "Runs", "Published"]
     if settings.empty:
         names = names[len(FIGURES) + 1 :]
-    for name, tab in zip(names, st.tabs(names, key="part", bind="query-params"), strict=True):
+    for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
         if not tab.open:
             continue
         with tab, errors():

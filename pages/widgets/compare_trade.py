@@ -63,7 +63,7 @@ def opened(rows: pd.DataFrame, picked: list[str]) -> None:
         with st.container(horizontal=True, vertical_alignment="center", border=True, key=f"opened-{key[:12]}"):
             st.markdown(f"**{plain(labels[key])}**", width="content")
             for label, icon, page, query in (
-                ("Its runs", "compare_arrows", "compare", {"run": list(row["runs"]), "part": "Runs"}),
+                ("Its runs", "compare_arrows", "compare", {"run": list(row["runs"]), "tab": "Runs"}),
                 ("Its answers", "forum", "samples", {"setting": key, "judge": row["judge"]}),
                 ("Its training curves", "show_chart", "fine_tune", {"run": list(row["runs"]), "part": "Runs"}),
             ):
@@ -78,7 +78,7 @@ def links(rows: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
     for row in rows.to_dict("records"):
         runs = list(row["runs"])
         ways = {
-            "runs": address("compare", run=runs, part="Runs"), "answers": address("samples", setting=row["setting_key"], judge=row["judge"]),
+            "runs": address("compare", run=runs, tab="Runs"), "answers": address("samples", setting=row["setting_key"], judge=row["judge"]),
             "curves": address("fine-tune", run=runs, part="Runs"),
         }  # fmt: skip
         by = over.get(row["setting_key"])

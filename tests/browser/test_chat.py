@@ -81,7 +81,7 @@ def test_three_columns_stream_through_a_reload_are_judged_kept_and_found_again(b
 
     button(page, "Judge these answers").click()
     until(lambda: page.get_by_text("of 1 misaligned").count() == 3, 120, "the judgments did not come")
-    button(page, "Keep …").click()
+    button(page, "Add to samples").click()
     page.get_by_label("Name", exact=True).fill("my findings")
     button(page, "Keep these answers").click()
     page.get_by_role("link", name="my findings").wait_for(timeout=WAIT)
@@ -136,7 +136,7 @@ def on_to_samples_and_compare(page, browser, app: App, runs: list[str]) -> None:
     spec = EvalSpec(suite="general", samples=1, max_tokens=12).model_dump(mode="json")
     job = queue.enqueue("evaluate", {"runs": runs, "specs": [spec], "curve": False})
     until(lambda: queue.get(job.id).status == "done", 400, "the evaluation did not end")
-    other.goto(f"{app.url}/compare?run={runs[0]}&run={runs[1]}&part=All+numbers")
+    other.goto(f"{app.url}/compare?run={runs[0]}&run={runs[1]}&tab=All+numbers")
     rate = other.locator(".st-key-settings-table a").first
     rate.wait_for(timeout=WAIT)
     with other.context.expect_page() as opened:

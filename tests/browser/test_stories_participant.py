@@ -45,11 +45,12 @@ def read_off(page: Any, stop: int, known: tour.Facts) -> str:
     if stop == 2:
         return re.search(r"step (\d+) of \1\b", main.inner_text())[1]  # type: ignore[index]
     if stop == 4:
-        row = page.locator(".st-key-settings-table tbody tr", has=page.get_by_text(known.texts["price"], exact=True)).first
-        narrow = row.locator("td").nth(2).inner_text().replace("\u00a0", " ")
-        return re.findall(r"[+−-]\d+\.\d+", narrow[narrow.rindex("pairs") :])[0]
-    row = page.locator("tr", has=page.get_by_text(known.judge, exact=True)).first
-    return row.inner_text()
+        row = page.locator(".st-key-scorecard tbody tr", has=page.get_by_text(known.texts["price"], exact=True)).first
+        return re.search(r"[+−]\d+\.\d+", row.locator("th, td").nth(2).inner_text())[0]  # type: ignore[index]
+    table = page.locator("table", has=page.get_by_text("Kappa", exact=False)).first
+    column = [head.startswith("Kappa") for head in table.locator("thead th").all_inner_texts()].index(True)
+    row = table.locator("tbody tr", has=page.get_by_text(known.judge, exact=True)).first
+    return row.locator("th, td").nth(column).inner_text()
 
 
 def answer(page: Any, stop: int, place: int, check: tour.Check, known: tour.Facts, number: str) -> None:
@@ -97,10 +98,7 @@ def test_the_tour_from_end_to_end_on_a_fresh_machine(browser, app: App) -> None:
                 settle(page)
                 page.keyboard.press(key)
                 page.get_by_text(f"{given} of 3 given").wait_for()
-        asked = [check for check in stop.checks if check.kind == "number"]
-        said = read_off(page, number, known) if asked else ""
-        if number == 6:
-            said = next(text for text in re.findall(r"\d\.\d\d", said) if float(text) == pytest.approx(known.numbers["kappa"], abs=0.005))
+        said = read_off(page, number, known) if any(check.kind == "number" for check in stop.checks) else ""
         shoot(page, f"tour-{number}-page")
         back(page, f"{number}. {stop.title}")
         for place, check in enumerate(stop.checks):

@@ -100,7 +100,7 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     margin = page.locator('[data-testid="live-curve"][data-view="general"]')
     assert margin.get_attribute("data-last-x") == "20" and margin.get_attribute("data-total") == "2", "the base, and step 20"
     last = probes(run.events()[0])[-1]
-    page.get_by_text("What it would say now").click()
+    page.get_by_text("What it would say now").wait_for(timeout=WAIT)
     page.get_by_text(" ".join(last["answers"][0]["answer"].split())[:40]).first.wait_for(timeout=30_000)
     shoot(page, "fine-tune-done")
 
@@ -114,7 +114,7 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     until(lambda: '"done"' in next(run.evals.glob("in-domain-*/spec.json")).read_text(), 60)
     shoot(page, "evaluate")
 
-    page.goto(f"{app.url}/compare?run={run_id}&part=All+numbers")
+    page.goto(f"{app.url}/compare?run={run_id}&tab=All+numbers")
     row = page.locator(".st-key-settings-table tbody tr").first
     row.wait_for(timeout=WAIT)
     text = row.inner_text()

@@ -16,7 +16,7 @@ HOSTS = {"localhost", "127.0.0.1"}
 QUIET = """() => {
     const app = document.querySelector('[data-testid=stApp]'), main = document.querySelector('[data-testid=stMainBlockContainer]')
     const waits = '[data-testid=stSkeleton], [data-testid=stSpinner], [data-stale=true]'
-    const ready = app && main && main.querySelector('h1') && app.dataset.testScriptState === 'notRunning' && !document.querySelector(waits)
+    const ready = app && main && main.querySelector('h1, h2, h3') && app.dataset.testScriptState === 'notRunning' && !document.querySelector(waits)
     return ready ? main.innerText.length + ' ' + main.scrollHeight + ' ' + main.querySelectorAll('*').length : null
 }"""
 SIDEWAYS = "main => main.scrollWidth - main.clientWidth"
@@ -73,11 +73,11 @@ def addresses(page: Any, url: str) -> list[str]:
 
 def parts(page: Any) -> Iterator[str]:
     """Each part of a page that has several, chosen one after the other; "" for a page in one part."""
-    choice = page.locator(".st-key-part button")
+    choice = page.locator(".st-key-part [role=radio], .st-key-tab [role=tab]")
     names = choice.all_inner_texts()
     for name in names or [""]:
         if name:
-            choice.get_by_text(name, exact=True).click()
+            choice.filter(has_text=name).first.click()
             settle(page)
         yield name
 

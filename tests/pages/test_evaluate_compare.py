@@ -35,7 +35,7 @@ def cells(app: AppTest, row: int) -> dict[str, str]:
 
 
 def compare_page(**query: Any) -> AppTest:
-    return open_page("compare", **{"part": "All numbers", **query})
+    return open_page("compare", **{"tab": "All numbers", **query})
 
 
 def shown_rate(judged: float, event: own.Event) -> str:
@@ -81,7 +81,7 @@ def test_compare_names_judge_estimand_and_what_the_small_model_can_show(study: d
 def test_a_single_run_stands_beside_its_undefended_twin(study: dict[str, str]) -> None:
     app = compare_page(run=study["kl1"])
     assert [cells(app, row)["Setting"].split("  \n")[0] for row in range(len(app.table[1].value))] == ["**none**", "**kl=1**"]
-    app = compare_page(run=study["kl1"], part="Runs")
+    app = compare_page(run=study["kl1"], tab="Runs")
     assert set(app.dataframe[0].value["Seed"]) == {1}
     link = str(app.dataframe[0].value["Misaligned, n"].iloc[0])
     assert link.startswith("/samples?eval=") and link.endswith("&status=misaligned#0")
@@ -115,7 +115,7 @@ def test_the_twin_stands_on_top_of_every_page_of_the_scorecard() -> None:
 def test_each_tab_draws_its_figures_and_lists_what_a_click_opens(study: dict[str, str]) -> None:
     drawn = {}
     for part in ("Trade-off", "Strength", "Against the twin", "By question"):
-        app = compare_page(part=part, dataset="risky-finance")
+        app = compare_page(tab=part, dataset="risky-finance")
         drawn[part] = len(app.get("plotly_chart"))
         assert not app.error, part
         if part == "Trade-off":
@@ -128,12 +128,12 @@ def test_each_tab_draws_its_figures_and_lists_what_a_click_opens(study: dict[str
 
 
 def test_published_numbers_stand_in_tables_of_their_own_and_lie_over_rates_alone(study: dict[str, str]) -> None:
-    app = compare_page(part="Strength", published="true", defense="kl")
+    app = compare_page(tab="Strength", published="true", defense="kl")
     assert "share no axis" in said(app) and not any("published" in str(chart.proto.spec) for chart in app.get("plotly_chart"))
     app.segmented_control(key="measure").set_value("Rates").run()
     over = [chart for chart in app.get("plotly_chart") if "published: Qwen2.5-7B" in str(chart.proto.spec)]
     assert len(over) == 2, "general and narrow, which others gave in per cent"
-    app = compare_page(part="Published")
+    app = compare_page(tab="Published")
     assert "None of it is in any number" in said(app) and "GPT-4o" in said(app)
 
 
@@ -154,7 +154,7 @@ def test_live_probes_can_be_overlaid(study: dict[str, str], home: Path) -> None:
     run = RunDirectory(home / "runs" / study["kl0"])
     shared = {"kind": "probe", "attempt": 1, "in_domain": None, "projection": None, "answers": [], "seconds": 1.0}
     append_lines(run.events_path, [{**shared, "step": step, "general": step / 10} for step in (0, 2)])
-    app = compare_page(part="Training curves")
+    app = compare_page(tab="Training curves")
     drawn = app.get("plotly_chart")[-1]
     app.selectbox(key="compare-quantity").set_value("general").run()
     assert app.get("plotly_chart")[-1].proto.spec != drawn.proto.spec
