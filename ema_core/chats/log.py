@@ -1,7 +1,7 @@
 """A chat's file, ``EMA_HOME/chats/<id>.jsonl``: lines are only ever added; reading folds them into a ``Chat``. Torch-free.
 
 Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``attempt``:
-``opened``, ``asked`` (the question), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``), ``waits`` (``why``),
+``opened`` (``owner`` in a shared room), ``asked`` (the question), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``), ``waits`` (``why``),
 ``heard`` (who answers: ``ema``), ``text`` (``pieces``: text by sample; ``first``: seconds to the first of it), ``ended`` (a sample ``k``: ``finish``, ``tokens``,
 ``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``projected`` (``trait``, ``vector``, ``layer``, ``projections``), ``kept``
 (``name``, ``answers``).
@@ -9,6 +9,7 @@ Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ema_core.files import append_lines, read_lines
 from ema_core.generation import SamplingSettings
 from ema_core.processes import alive
 from ema_core.settings import settings
+from ema_core.shared import current, mine, owner
 
 VERSION = 1
 LONGEST = 200_000
@@ -57,7 +60,7 @@ def path_of(chat_id: str) -> Path:
 def open_chat() -> str:
     """A new, empty chat; returns its id."""
     chat_id = new_id()
-    append(chat_id, {"kind": "opened", "version": VERSION})
+    append(chat_id, {"kind": "opened", "version": VERSION, **({"owner": owner()} if owner() else {})})
     return chat_id
 
 
@@ -139,7 +142,7 @@ class Log:
     def __init__(self, chat_id: str) -> None:
         self.id, self.path = chat_id, path_of(chat_id)
         self._offset = 0
-        self._opened = 0.0
+        self._opened, self.owner = 0.0, ""
         self._questions: dict[int, tuple[Question, float]] = {}
         self._streams: dict[Key, _Stream] = {}
 
@@ -157,12 +160,12 @@ class Log:
                 self._take(line)
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue  # damaged, or of a newer version: what is whole around it still reads
-        return Chat(self.id, self._opened, tuple(self._turn(number) for number in sorted(self._questions)))
+        return Chat(self.id, self._opened, tuple(self._turn(number) for number in sorted(self._questions)), self.owner)
 
     def _take(self, line: dict[str, Any]) -> None:
         kind = line["kind"]
         if kind == "opened":
-            self._opened = float(line["time"])
+            self._opened, self.owner = float(line["time"]), str(line.get("owner") or "")
         elif kind == "asked":
             self._questions[int(line["turn"])] = (_question(line), float(line["time"]))
         elif kind == "began":
@@ -231,11 +234,12 @@ class Heading:
 
 
 def recent(most: int = 12) -> list[Heading]:
-    """The chats written to last that have a question in them."""
+    """The chats written to last that have a question in them; of a participant of a shared room, their own."""
     found: list[tuple[float, str]] = []
     for path in _files():
         try:
-            found.append((path.stat().st_mtime, path.stem))
+            if current() is None or mine(_owner_of(str(path))):
+                found.append((path.stat().st_mtime, path.stem))
         except FileNotFoundError:
             continue
     headings = (_heading(chat_id, changed) for changed, chat_id in sorted(found, reverse=True)[: 2 * most])
@@ -249,6 +253,16 @@ def _files() -> Iterable[Path]:
         return []
     except OSError as error:
         raise EmaError(f"The chats in {settings().chats} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
+
+
+@lru_cache(maxsize=8192)
+def _owner_of(path: str) -> str:
+    """From the first line, which never changes."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            return str(json.loads(file.readline()).get("owner") or "")
+        except (ValueError, AttributeError):
+            return ""
 
 
 _headings: dict[str, tuple[str, tuple[str, ...]]] = {}  # by path: a first question never changes

@@ -119,6 +119,7 @@ class Chat:
     id: str
     opened: float
     turns: tuple[Turn, ...] = ()
+    owner: str = ""
 
     @property
     def in_flight(self) -> bool:

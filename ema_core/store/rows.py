@@ -155,6 +155,7 @@ def _run_row(run: RunDirectory) -> Row:
         "created": state.created,
         "seconds": state.seconds,
         "name": state.name,
+        "owner": state.owner,
         "attempt": state.attempt,
         "error": error,
         "adapter_hash": found.get("adapter_hash"),

@@ -10,6 +10,7 @@ CREATE TABLE runs (
     recipe VARCHAR, -- JSON
     recipe_label VARCHAR, seed BIGINT,
     status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR, attempt BIGINT,
+    owner VARCHAR, -- whose it is in a shared room; '' where nobody's in particular
     error VARCHAR, adapter_hash VARCHAR, weights_hash VARCHAR, device VARCHAR
 );
 
