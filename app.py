@@ -2,13 +2,14 @@
 
 import streamlit as st
 
-from pages.widgets import worker_panel
+from pages.widgets import person, worker_panel
 
 # An icon by name would come from a CDN.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none" stroke-width="3" stroke-linecap="round">
 <path d="M4 6C10 26 20 26 28 27" stroke="#0f766e"/><path d="M4 6C12 14 20 14 28 15" stroke="#d55e00"/></svg>"""
 
 st.set_page_config(page_title="EMA Lab", page_icon=ICON, layout="wide")
+inside = person.gate()
 page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
@@ -21,8 +22,13 @@ page = st.navigation(
         st.Page("pages/judges.py", title="Judges", icon=":material/balance:", url_path="judges"),
         st.Page("pages/imports.py", title="Import and export", icon=":material/import_export:", url_path="imports"),
         st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
-    ]
+        *([st.Page("pages/room.py", title="Room", icon=":material/groups:", url_path="room")] if person.enabled() else []),
+    ],
+    position="sidebar" if inside else "hidden",
 )
-with st.sidebar:
-    worker_panel.sidebar()
-page.run()
+if inside:
+    person.here(page.title)
+    with st.sidebar:
+        person.sidebar()
+        worker_panel.sidebar()
+    page.run()

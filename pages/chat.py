@@ -10,6 +10,7 @@ from ema_core.chats.keep import LONGEST_NAME, keep, names_of
 from ema_core.chats.view import Chat
 from ema_core.errors import EmaError
 from ema_core.generation.engine import Capabilities
+from ema_core.shared import why_not as not_mine
 from pages.widgets import chat_columns, chat_models, chat_question, engine_panel
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, ago, errors, header, notices, plain, show_error
@@ -30,6 +31,7 @@ def page() -> None:
     with errors():
         models = chat_models.pick_models(able, chat.turns[-1].question.models if chat and chat.turns else ())
         why_not = "This chat is still answering." if chat and chat.in_flight else "" if models else "Choose a model first."
+        why_not = not_mine(chat.owner if chat else None) or why_not
         prompt(models, chat, why_not)
     if chat and chat.turns:
         with errors():
@@ -121,7 +123,9 @@ def actions(chat: Chat, able: Capabilities) -> None:
     judging = broker.judging(chat.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**Question {chat.turns[-1].number}**", width="stretch")
-        if busy:
+        if not_mine(chat.owner):
+            pass
+        elif busy:
             st.button(
                 "Stop all", icon=":material/stop_circle:", key="chat-stop", on_click=act, args=(broker.stop, chat.id), kwargs={"slot": "chat"},
                 help="What is there stays.",
@@ -132,7 +136,9 @@ def actions(chat: Chat, able: Capabilities) -> None:
                 kwargs={"slot": "chat"}, help="All columns anew, with one other seed. The old answers stay in the chat's file.",
             )  # fmt: skip
         why = (
-            able.why_not
+            not_mine(chat.owner)
+            if not_mine(chat.owner)
+            else able.why_not
             if not able.judge
             else "Wait until all have answered."
             if busy

@@ -23,6 +23,7 @@ from ema_core.cli import (  # noqa: E402
     imports,
     judge,
     persona,
+    room,
     runs,
     samples,
     study,
@@ -50,6 +51,7 @@ app.add_typer(annotate.annotations_app, name="annotations")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 app.add_typer(doctor.cache_app, name="cache")
+app.add_typer(room.app, name="room")
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ import streamlit as st
 
 from ema_core.jobs import launch, queue
 from ema_core.runs import RunDirectory
+from ema_core.shared import why_not
 from pages.widgets.chrome import act, ago, errors, notices, plain, show_error
+from pages.widgets.person import whose
 from pages.widgets.run_picker import run_info
 
 WORDS = {
@@ -18,6 +20,7 @@ WORDS = {
     "persona": "Build the persona vector",
     "gap": "Score the safe pool",
     "substitute-base": "Make a substitute base",
+    "judge": "Judge answers",
 }
 SHOWN_FAILED_SECONDS = 3600
 SHOWN = 5
@@ -44,9 +47,14 @@ def queue_list() -> None:
                 show_error(f"{_title(job)} failed {ago(job.finished or 0)}: {job.error}", job.hint)
 
 
-def _title(job: queue.Job) -> str:
+def title_of(job: queue.Job) -> str:
+    """What the job does, without whose it is."""
     names = [_name(run_id) for run_id in job.runs]
     return f"{WORDS[job.kind]} {'; '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}".strip()
+
+
+def _title(job: queue.Job) -> str:
+    return whose(job.owner) + title_of(job)
 
 
 def _name(run_id: str) -> str:
@@ -64,15 +72,22 @@ def _row(job: queue.Job, first: bool) -> None:
         else:
             waiting = f" · waits for {len(job.runs)} run(s) to finish" if job.kind == "evaluate" and _waits(job) else ""
             st.markdown(f"{plain(_title(job))}{waiting}")
+        if why_not(job.owner):
+            return
         with st.container(horizontal=True):
             st.button(
-                "Cancel", key=f"cancel-{job.id}", on_click=act, args=(_cancel, job), kwargs={"slot": "queue"}, disabled=job.cancel
+                "Cancel",
+                key=f"cancel-{job.id}",
+                on_click=act,
+                args=(cancel_job, job),
+                kwargs={"slot": "queue"},
+                disabled=job.cancel,
             )
             if job.status == "queued" and not first:
                 st.button("Run next", key=f"front-{job.id}", on_click=act, args=(queue.to_front, job.id), kwargs={"slot": "queue"})
 
 
-def _cancel(job: queue.Job) -> None:
+def cancel_job(job: queue.Job) -> None:
     """A run in training is stopped (and says so); anything else leaves the queue."""
     if job.kind == "train":
         launch.request(RunDirectory.open(job.runs[0]), "stop")

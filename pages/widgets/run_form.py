@@ -20,6 +20,7 @@ from ema_core.training import check
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets.chrome import act, duration, errors, notices, plain, show_error, size
 from pages.widgets.dataset_preview import add_dataset, dataset_preview
+from pages.widgets.person import no_run
 from pages.widgets.probe_form import asked_probes, fill_probes, probe_defaults, probe_form
 from pages.widgets.run_picker import remembered, show_runs
 from pages.widgets.strength import defense_form, option_key, set_strength
@@ -209,11 +210,12 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
         st.code(spec.command(), language="bash", wrap_lines=True)
     if not worker_status().alive:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
+    why = no_run(spec)
     notices("launch")
     with st.container(horizontal=True, key="launch-row"):
         st.button(
-            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
-            help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
+            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None or bool(why),
+            help="What is wrong is said above." if spec is None or why else "Queues the run and shows its curves.",
         )  # fmt: skip
         sweep(spec)
 

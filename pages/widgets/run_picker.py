@@ -15,7 +15,10 @@ from ema_core.files import read_json
 from ema_core.personas import MONITORED
 from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, run_ids
 from ema_core.settings import settings
+from ema_core.shared import current, mine
+from ema_core.shared.room import is_hidden
 from ema_core.store.rows import NOT_STATED
+from pages.widgets import person
 from pages.widgets.chrome import plain, show_error
 
 
@@ -33,6 +36,7 @@ class RunInfo:
     problem: str = ""
     probes: Probes | None = None
     projected: str = MONITORED
+    owner: str = ""
 
     @property
     def label(self) -> str:
@@ -44,7 +48,7 @@ class RunInfo:
                     None, (f"imported · {self.model}", self.dataset, self.defense.removeprefix(NOT_STATED), self.id[len(IMPORT) :])
                 )
             )
-        return f"{self.name} · {self.id}" if self.name else self.id
+        return person.whose(self.owner) + (f"{self.name} · {self.id}" if self.name else self.id)
 
 
 def run_info(run_id: str) -> RunInfo:
@@ -86,12 +90,16 @@ def _read(path: str, version: int) -> RunInfo:
     defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return RunInfo(
         run.id, state.name, spec.model, spec.dataset, defense, spec.seed, state.created, probes=spec.probes,
-        projected=projected,
+        projected=projected, owner=state.owner,
     )  # fmt: skip
 
 
 def newest_first() -> list[str]:
-    return run_ids()[::-1]
+    """In a shared room one's own stand first, and what the instructor has hidden is left out."""
+    ids = run_ids()[::-1]
+    if current() is None:
+        return ids
+    return sorted((run_id for run_id in ids if not is_hidden(run_id)), key=lambda run_id: not mine(run_info(run_id).owner))
 
 
 def pick_runs(

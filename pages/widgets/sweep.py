@@ -14,6 +14,7 @@ from ema_core.models import EMBEDDED
 from ema_core.runs import DefenseSpec, RunSpec, StudyEvaluation, StudySpec, options_text
 from ema_core.settings import settings
 from pages.widgets.chrome import act, duration, errors, notices, plain
+from pages.widgets.person import no_start
 
 MOST_SEEDS = 5
 KEPT = {"persist_state": "session"}
@@ -63,7 +64,7 @@ def _sweep(spec: RunSpec, defense: DefenseSpec) -> None:
         )
     st.button(
         "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
-        kwargs={"slot": "sweep"}, disabled=wanted is None,
+        kwargs={"slot": "sweep"}, disabled=wanted is None or bool(no := no_start()), help=no or None,
     )  # fmt: skip
 
 
