@@ -19,7 +19,7 @@ from ema_core.jobs import fair, launch, queue
 from ema_core.runs import RunSpec
 from ema_core.shared import Person, codes, current, enabled, identify_by, people, room, said_owner, why_not
 from ema_core.shared.limits import own_words
-from pages.widgets.chrome import Color, act, duration, errors, in_words, notices, plain, show_error
+from pages.widgets.chrome import INSIDE, Color, act, duration, errors, in_words, notices, plain, show_error
 from pages.widgets.identity import providers, sign_in, sign_out, signed_in
 
 PERSON, CODE, LOOKING, IN, FORGET = "person", "person-code", "person-looking", "person-in-room", "person-forget"
@@ -62,6 +62,7 @@ def gate() -> bool:
     if not inside and not providers():
         _ask_browser()
         inside = _inside()
+    st.session_state[INSIDE] = inside
     if inside:
         _remember()
         _word()
@@ -312,7 +313,10 @@ def turn(name: str) -> str:
     place = next((place for place in fair.in_order(jobs) if place.job.owner == name), None)
     if place is None:
         return ""
-    return f"You are {ordinal(place.before)} in the queue; about {duration(place.seconds)}."
+    if room.paused():
+        return f"You are {ordinal(place.before)} in the queue, which is paused."
+    when = f"; about {duration(place.seconds)}" if place.seconds else ""
+    return f"You are {ordinal(place.before)} in the queue{when}."
 
 
 def ordinal(before: int) -> str:
