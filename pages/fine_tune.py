@@ -11,7 +11,7 @@ from pages.widgets.chrome import act, errors, header, plain
 from pages.widgets.live_runs import delete_button, events_of, live_runs
 from pages.widgets.queue_list import queue_list
 from pages.widgets.run_form import fill_form, new_run
-from pages.widgets.run_picker import newest_first, pick_runs, run_info
+from pages.widgets.run_picker import newest_first, own_or_all, pick_runs, run_info
 
 PARTS = ["New run", "Runs"]
 
@@ -50,6 +50,7 @@ def runs() -> None:
 
 def at_work_or_newest(ids: list[str]) -> list[str]:
     """What a first visit shows: the run at work, which in a study may be far from the newest, then waiting ones; else the newest."""
+    ids = own_or_all(ids)
     at_work = [run for job in queue.jobs() if job.kind == "train" and job.status == "running" for run in job.runs if run in ids]
     active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
     return list(dict.fromkeys(at_work + active))[:4] or ids[:1]

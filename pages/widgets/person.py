@@ -7,6 +7,7 @@ shared mode every function does nothing and allows all.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pages.widgets.chrome import INSIDE, Color, act, duration, errors, in_words,
 from pages.widgets.identity import providers, sign_in, sign_out, signed_in
 
 PERSON, CODE, LOOKING, IN, FORGET = "person", "person-code", "person-looking", "person-in-room", "person-forget"
+ANSWER_SECONDS = 5.0
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 LEAD = "This machine is shared: runs, chats and verdicts stand under your name, and the queue turns from person to person."
 PRIVACY = "A first name or a pseudonym: everybody in the room reads it."
@@ -109,9 +111,9 @@ def _ask_browser() -> None:
     ask = state.setdefault("person-ask", secrets.token_hex(8))
     answer = _keeper(key="person-keeper", data={"ask": ask}, on_kept_change=lambda: None)
     kept = getattr(answer, "kept", None)
-    if not isinstance(kept, dict) or state.get("person-asked") or kept.get("ask") != ask:
+    if not isinstance(kept, dict) or state.get("person-heard") or kept.get("ask") != ask:
         return
-    state["person-asked"] = True
+    state["person-heard"] = state["person-asked"] = True
     try:
         if kept.get("room") and not state.get(IN):
             _enter(str(kept["room"]))
@@ -145,11 +147,21 @@ def _way_in() -> None:
             with errors():
                 sign_in(names)
         elif not st.session_state.get("person-asked"):
-            st.caption("Looking whether this browser was here before …")
+            _waits_for_browser()
         elif _needs_code() and not st.session_state.get(IN):
             _room_form()
         else:
             _name_form()
+
+
+@st.fragment(run_every=3)
+def _waits_for_browser() -> None:
+    """Where a browser does not answer (it keeps nothing, or its scripts come late), people are asked; a later answer still counts."""
+    st.caption("Looking whether this browser was here before …")
+    since = st.session_state.setdefault("person-since", time.monotonic())
+    if time.monotonic() - since > ANSWER_SECONDS:
+        st.session_state["person-asked"] = True
+        st.rerun()
 
 
 def _room_form() -> None:
@@ -290,7 +302,7 @@ def _leave() -> None:
     for name in (PERSON, CODE, "person-new", "reviewer"):
         st.session_state.pop(name, None)
     st.session_state[LOOKING] = False
-    st.session_state[FORGET] = st.session_state["person-asked"] = True
+    st.session_state[FORGET] = st.session_state["person-asked"] = st.session_state["person-heard"] = True
 
 
 @st.fragment(run_every=3)

@@ -102,6 +102,11 @@ def newest_first() -> list[str]:
     return sorted((run_id for run_id in ids if not is_hidden(run_id)), key=lambda run_id: not mine(run_info(run_id).owner))
 
 
+def own_or_all(ids: list[str]) -> list[str]:
+    """Of these runs the acting person's, where the room is shared and there are any."""
+    return ids if current() is None else [run_id for run_id in ids if mine(run_info(run_id).owner)] or ids
+
+
 def pick_runs(
     label: str = "Runs", *, key: str = "runs", param: str = "run", default: Callable[[list[str]], Sequence[str]] | None = None,
     only: Callable[[str], bool] | None = None, max_selections: int | None = None, help: str | None = None, also: Sequence[str] = (),
