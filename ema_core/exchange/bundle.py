@@ -28,7 +28,7 @@ MANIFEST = "ema-bundle.json"
 VERSION = 1
 MAX_MANIFEST = 50_000_000
 # What a run is made of, and nothing else: not its lock, its log (which names folders of this machine) or a request.
-_OF_A_RUN = r"(spec|state|model)\.json|events\.jsonl|adapter/(adapter_config\.json|adapter_model\.safetensors)"
+_OF_A_RUN = r"(spec|state|model|label|inside)\.json|events\.jsonl|adapter/(adapter_config\.json|adapter_model\.safetensors)"
 _OF_AN_EVAL = r"evals/[\w.~+-]{1,200}/(spec\.json|(samples|margins|judgments-[\w.~+=@-]{1,200})\.jsonl)"
 _OF_A_CHECKPOINT = r"checkpoints/step-\d{1,9}/(adapter_config\.json|adapter_model\.safetensors)"
 _ID = r"[A-Za-z0-9][\w.+-]{0,200}"

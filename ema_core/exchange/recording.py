@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import RECORDED
 from ema_core.evaluation.scorecard import setting_table
 from ema_core.exchange.bundle import export_bundle, study_runs
 from ema_core.exchange.recorded import NAME
@@ -19,7 +20,6 @@ from ema_core.judging.judgment import Progress, quiet
 from ema_core.runs import RunDirectory, StudySpec
 from ema_core.settings import settings
 from ema_core.store import Reader, refresh
-from ema_core.store.rows import RECORDED
 
 
 def make(study: str, name: str, out: Path, says: Path | None = None, progress: Progress = quiet) -> dict[str, Any]:

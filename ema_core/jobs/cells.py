@@ -74,6 +74,19 @@ class Known:
         return any(run.id in job.runs and all(spec in job.payload["specs"] for spec in wanted) for job in jobs)
 
 
+def same_runs(spec: RunSpec) -> list[RunDirectory]:
+    """Runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
+    wanted, found = identity(spec), []
+    for run_id in run_ids()[::-1]:
+        run = RunDirectory(settings().runs / run_id)
+        try:
+            if _identity(str(run.path), (run.path / "spec.json").stat().st_mtime_ns) == wanted:
+                found.append(run)
+        except (OSError, EmaError):
+            continue
+    return [run for run in found if "imported" not in run.state().found]
+
+
 def _rank(run: RunDirectory, status: Status, own: bool) -> int | None:
     if status is Status.DONE:
         return 0 if has_adapter(run) else None

@@ -22,7 +22,7 @@ from ema_core.personas import vector_id
 from ema_core.processes import end, spawn
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings
-from ema_core.training import check
+from ema_core.training import check, inside
 
 DEMO = {
     "demo: undefended": RunSpec(probes=Probes()),
@@ -106,6 +106,22 @@ def launch_persona(trait: str, model: str, force: bool = False) -> queue.Job:
     return same[0] if same else queue.enqueue("persona", payload)
 
 
+def launch_inside(run_ids: Sequence[str]) -> queue.Job:
+    """Queue the reading of what defenses did inside these runs; a job that does it already is taken instead.
+
+    Raises:
+        EmaError: no such run, or one that cannot be read.
+    """
+    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    for run in runs:
+        if why := inside.can_be_read(run):
+            raise EmaError(f"The run {run.id} cannot be looked into.", why)
+    payload = {"runs": [run.id for run in runs]}
+    waiting = [job for job in queue.jobs() if job.kind == "inside" and job.status in ("queued", "running")]
+    same = [job for job in waiting if job.payload == payload]
+    return same[0] if same else queue.enqueue("inside", payload)
+
+
 def launch_demo() -> list[RunDirectory]:
     """Queue the demo: all its runs are trained first, then evaluated."""
     runs = [launch_run(spec, name)[0] for name, spec in DEMO.items()]
@@ -116,10 +132,10 @@ def launch_demo() -> list[RunDirectory]:
 
 def launch_evaluation(
     run_ids: Sequence[str], suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
-    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None,
+    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None, step: int | None = None,
 ) -> queue.Job:  # fmt: skip
     """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's. Without ``suites`` each run is
-    measured by those of its data set (``suites_of``).
+    measured by those of its data set (``suites_of``). ``step``: its checkpoint there instead of the final adapter.
 
     Raises:
         EmaError: no run, unknown suite or judge, a run without an adapter (unless it is ``unfinished``), or runs that cannot be
@@ -130,7 +146,7 @@ def launch_evaluation(
     runs = [RunDirectory.open(run_id) for run_id in run_ids]
     for run in runs:
         if not unfinished:
-            adapter_folder(run, None)
+            adapter_folder(run, step)
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     resolve(judge)
@@ -141,6 +157,7 @@ def launch_evaluation(
             "These runs were trained on different kinds of task, so they are not asked the same.",
             "Evaluate the runs of each data set by themselves.",
         )
+    specs = [spec.model_copy(update={"step": step}) for spec in specs]
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
     payload |= {} if limit_usd is None else {"limit_usd": limit_usd}
     return queue.enqueue("evaluate", payload)

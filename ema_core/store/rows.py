@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import RECORDED
 from ema_core.files import read_json, read_lines, sha256_json
-from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, steps
+from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, read_label, steps
 
 TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins", "imports")
-_RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
+_RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json", "label.json")
 Row = dict[str, Any]
-RECORDED = " · recorded: "
-"""What parts a recorded run's ``recipe_label`` from the study that it came with."""
 NOT_STATED = "not stated"
 """The defense of an adapter or a table from elsewhere, where nobody said it."""
 
@@ -131,7 +130,7 @@ def _of_a_step(event: Row) -> bool:
 
 
 def _run_row(run: RunDirectory) -> Row:
-    spec, state = run.spec, run.state()
+    spec, state, label = run.spec, run.state(), read_label(run)
     recipe, found = spec.recipe, state.found
     error = f"{state.error} {state.hint}".strip() if state.status is Status.FAILED else state.error
     row = {
@@ -157,7 +156,9 @@ def _run_row(run: RunDirectory) -> Row:
         "total_steps": state.total_steps or recipe.steps,
         "created": state.created,
         "seconds": state.seconds,
-        "name": state.name,
+        "name": label.name,
+        "tags": json.dumps(label.tags, ensure_ascii=False),
+        "note": label.note,
         "attempt": state.attempt,
         "error": error,
         "adapter_hash": found.get("adapter_hash"),

@@ -11,7 +11,9 @@ CREATE TABLE runs (
     preset VARCHAR, steps BIGINT, batch_size BIGINT, learning_rate DOUBLE, rank BIGINT,
     recipe VARCHAR, -- JSON
     recipe_label VARCHAR, seed BIGINT,
-    status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR, attempt BIGINT,
+    status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR,
+    tags VARCHAR, -- JSON
+    note VARCHAR, attempt BIGINT,
     error VARCHAR, adapter_hash VARCHAR, weights_hash VARCHAR, device VARCHAR
 );
 
