@@ -155,3 +155,13 @@ def test_frames_with_only_what_is_needed_are_enough() -> None:
     assert [trace["name"] for trace in curve_traces(frame)] == ["a"]
     with pytest.raises(ValueError, match="known: ce"):
         curve_traces(frame, quantity="accuracy")  # type: ignore[arg-type]
+
+
+def test_a_penalty_is_drawn_as_a_share_of_the_steps_loss() -> None:
+    steps, penalties = steps_of("r", "kl=1", 4), penalties_of("r", "kl=1", "kl", 4)
+    steps["loss"] = [2.0, 4.0, 0.0, -1.0]
+    penalties["weighted"] = 0.5
+    (trace,) = curve_traces(steps, penalties, "share", smoothing=0)
+    assert trace["y"] == [25.0, 12.5, None, None], "no share of a loss that is not above zero"
+    assert not curve_traces(steps, None, "share") and "share" not in penalties.columns
+    assert "share of the total loss" in str(training_curves(steps, penalties, "share").layout.yaxis.title.text)
