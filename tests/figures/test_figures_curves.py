@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ema_core.figures import QUANTITIES, curve_traces, smooth, training_curves
+from ema_core.figures import PENALTIES, QUANTITIES, curve_traces, smooth, training_curves
 from ema_core.figures.curves import MANY, POINTS
 from ema_core.figures.smoothing import thin
 
@@ -114,7 +114,7 @@ def test_every_quantity_has_a_figure_with_units(two_runs: pd.DataFrame, quantity
     penalties = penalties_of("run-bbbb", "kl=0.1", "kl", 20)
     measured = two_runs if quantity in two_runs else two_runs.assign(**{quantity: 0.5})  # a probe's
     figure = training_curves(measured, penalties, quantity, smoothing=0.6)
-    runs = 1 if quantity in ("raw", "weighted") else 2
+    runs = 1 if quantity in PENALTIES else 2
     assert len(figure.data) == 2 * runs  # faint raw, smoothed line
     assert sum(trace.showlegend is not False for trace in figure.data) == runs
     assert figure.layout.yaxis.title.text == QUANTITIES[quantity] and figure.layout.xaxis.title.text == "Training step"

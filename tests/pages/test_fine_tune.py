@@ -14,7 +14,7 @@ from ema_core.jobs import launch, queue
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse_defense, read_label, recipe, write_label
 from ema_core.settings import PROJECT
 from ema_core.training import check
-from pages.widgets import compare_choice, curves, one_liners, probe_curves, run_ends, step_slider
+from pages.widgets import compare_choice, curves, live_runs, one_liners, probe_curves, run_ends, step_slider
 from pages.widgets.run_ends import Watch
 from pages.widgets.run_events import RunEvents
 from tests.pages.evaluated_home import said
@@ -222,3 +222,16 @@ def test_compare_is_narrowed_to_tags_with_the_twins_beside_them(monkeypatch: pyt
     assert set(compare_choice.with_tags(runs, False, None)["run_id"]) == {"a", "twin"}
     assert len(compare_choice.with_tags(runs, True, None)) == 3, "single runs were asked for"
     assert len(compare_choice.with_tags(runs.assign(tags=None), False, None)) == 3
+
+
+def test_a_run_whose_best_kept_state_is_not_its_end_says_so_in_its_card() -> None:
+    run = probed_run()
+    events = RunEvents(run.id)
+    events.advance(run)
+    assert live_runs._lines(run, run.state(), events) == []
+    run.append_event(probe(8, 0.6, attempt=2, in_domain=0.5))
+    events.advance(run)
+    (line,) = live_runs._lines(run, run.state(), events)
+    assert "Step 4: in-domain margin +1.00" in line
+    run.update(status=Status.PAUSED)
+    assert live_runs._lines(run, run.state(), events) == [], "it is not over"
