@@ -29,6 +29,7 @@ from ema_core.evaluation.measured import (
     over,
     rate_over,
     rate_to_show,
+    recorded_as,
     siblings,
     to_be_corrected,
     unless,
@@ -166,7 +167,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
         twin_rows, twins, twin, twin_benign, points = of_twin(keys[runs.index[0]])
         row: dict[str, Any] = {name: first[name] for name in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
         row |= {"judge": judge, "estimand": LIKE_THESE, "seeds": len(members), "runs": list(members.values())}
-        row |= {"strength": _strength(first["defense_label"]), "undefended": plain}
+        row |= {"strength": _strength(first["defense_label"]), "undefended": plain, "recorded": recorded_as(first)}
         row |= {"twin_runs": [] if plain else [twins[seed] for seed in members if seed in twins]}
         own, benign = measured_of(study, members), benign_of_runs(study, runs)
         stopping, kind = against_stopping(own["general"], own["in-domain"], points)

@@ -11,6 +11,7 @@ from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
 from pages.widgets.index import Version
+from pages.widgets.recorded import recorded_note
 from pages.widgets.run_picker import pick_runs
 
 
@@ -22,6 +23,7 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
     why = "Single runs are chosen below; clear them to use this filter." if single else None
     if done.empty:
         return done, tuple(pick_runs("Imported runs", key="compare", only=lambda _: False, also=imports))
+    every, done = done, of_origin(done, bool(single), why)
     with st.container(horizontal=True, key="compare-filters"):
         newest = str(done.sort_values("created")["dataset"].iloc[-1])
         kept = done
@@ -63,8 +65,23 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
             "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.", also=imports
         )
     if picked:
-        return with_twins(runs[runs["run_id"].isin(picked)], done), tuple(one for one in picked if one in imports)
+        return with_twins(runs[runs["run_id"].isin(picked)], every), tuple(one for one in picked if one in imports)
     return (with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
+
+
+def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
+    """One's own runs, or those of a recorded study; both only where both are asked for. They share no setting, twin or figure."""
+    whose = done["recorded"].fillna("").map(lambda study: f"recorded: {study}" if study else "own")
+    known = sorted(whose.unique())
+    chosen = known
+    if len(known) > 1:
+        chosen = st.pills(
+            "Whose runs", known, selection_mode="multi", default=["own"] if "own" in known else known[:1], key="origin", bind="query-params",
+            disabled=single, help=why, on_change=_filters_changed,
+        ) or known  # fmt: skip
+    if studies := [one.removeprefix("recorded: ") for one in chosen if one != "own"]:
+        recorded_note([] if single else studies)
+    return done[whose.isin(chosen)] if not single else done
 
 
 def _filters_changed() -> None:

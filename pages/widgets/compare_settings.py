@@ -54,6 +54,7 @@ def _actions(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         for label, icon, page, query in (
             ("All its answers", "forum", "samples", {"setting": key, "judge": settings["judge"].iloc[0]}),
             ("Its training curves", "show_chart", "fine_tune", {"run": runs, "part": "Runs"}),
+            ("Inside its first run", "neurology", "inside", {"run": runs[:1]}),
         ):
             st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params=query)
         told = {name: settings[name].map(", ".join) for name in ("runs", "twin_runs")}

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ema_core.evaluation.labels import in_order, one_line, setting_labels
-from ema_core.evaluation.measured import COUNTS, Frames, Study
+from ema_core.evaluation.measured import COUNTS, Frames, Study, recorded_as
 from ema_core.evaluation.recommend import Recommendation
 from ema_core.evaluation.scorecard import NO_SIBLING, criteria_of
 from pages.widgets.answer_links import counted
@@ -285,7 +285,18 @@ def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
         general, coherence = found["general"], found["coherence"]
         row = {
             name: run[name]
-            for name in ("run_id", "setting_key", "name", "model", "dataset", "defense_label", "seed", "status", "created")
+            for name in (
+                "run_id",
+                "recorded",
+                "setting_key",
+                "name",
+                "model",
+                "dataset",
+                "defense_label",
+                "seed",
+                "status",
+                "created",
+            )
         }
         row |= _margin("general", general["margin"]) | _margin("narrow", found["narrow"]["margin"])
         row |= {"general_rate": general["rate"], "general_rate_low": general["low"], "general_rate_high": general["high"]}
@@ -340,7 +351,7 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in runs.to_dict("records"):
         reasons = dict.fromkeys(filter(None, (row["general_margin_why"], row["narrow_margin_why"], row["general_why"])))
-        cells = {"Run": row["name"] or row["run_id"], "Defense": row["defense_label"], "Seed": row["seed"], "State": row["status"]}
+        cells = {"Run": _run_name(row), "Defense": row["defense_label"], "Seed": row["seed"], "State": row["status"]}
         for title, name, form, n, factor in (
             ("General margin", "general_margin", signed, _pairs(row, "general"), 1),
             ("Narrow margin", "narrow_margin", signed, _pairs(row, "narrow"), 1),
@@ -362,6 +373,10 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
             cells[_title_of(status)] = _count_link(row, status)
         rows.append(cells | {"Why empty": "; ".join(reasons), "run_id": row["run_id"]})
     return pd.DataFrame(rows)
+
+
+def _run_name(row: Row) -> str:
+    return f"{row['name'] or row['run_id']}{' · recorded' if recorded_as(row) else ''}"
 
 
 def _title_of(status: str) -> str:
