@@ -5,7 +5,7 @@ from ema_core.figures.colours import Style, style
 from ema_core.figures.curves import PROBED, QUANTITIES, Quantity, curve_traces, training_curves
 from ema_core.figures.gap import gap_scatter
 from ema_core.figures.judges import reliability_diagram
-from ema_core.figures.layout import empty_figure
+from ema_core.figures.layout import empty_figure, enlarged
 from ema_core.figures.leak import leak
 from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
@@ -21,6 +21,7 @@ __all__ = [
     "confusion",
     "curve_traces",
     "empty_figure",
+    "enlarged",
     "gap_scatter",
     "leak",
     "reliability_diagram",
