@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages.widgets import tour, worker_panel
+from pages.widgets import recorded, tour, worker_panel
 
 # An icon by name would come from a CDN.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none" stroke-width="3" stroke-linecap="round">
@@ -14,6 +14,7 @@ page = st.navigation(
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
         st.Page("pages/learn.py", title="Learn", icon=":material/school:", url_path="learn"),
         st.Page("pages/fine_tune.py", title="Fine-tune", icon=":material/tune:", url_path="fine-tune"),
+        st.Page("pages/inside.py", title="Inside a run", icon=":material/neurology:", url_path="inside"),
         st.Page("pages/studies.py", title="Studies", icon=":material/grid_view:", url_path="studies"),
         st.Page("pages/assets.py", title="Vectors and scores", icon=":material/explore:", url_path="assets"),
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/fact_check:", url_path="evaluate"),
@@ -24,6 +25,7 @@ page = st.navigation(
         st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     ]
 )
+recorded.unpack()
 with st.sidebar:
     worker_panel.sidebar()
 tour.bar(page.url_path)

@@ -108,7 +108,7 @@ def _around(key: str, facts: tour.Facts | None, done: int, stops: tuple[tour.Sto
             icon=":material/flag:",
         )
     if facts:
-        what = "The recorded study" if facts.recorded else "A study of this home"
+        what = f"The recorded study {plain(facts.recorded)}" if facts.recorded else "A study of this home"
         st.caption(
             f"{what}: model {plain(facts.texts['model'])}, {len(facts.settings)} settings, {len(facts.runs)} runs. Margins: no judge; "
             f"brackets: 95 % intervals over topics, for questions like these. Answers: judge {plain(facts.judge)}.",

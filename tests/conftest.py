@@ -21,6 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """An empty ``EMA_HOME``."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EMA_HOME", str(folder))
+    monkeypatch.setenv("EMA_RECORDED", "off")
     monkeypatch.delenv("EMA_DEVICE", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     return folder

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @command(app, "eval")
 def evaluate(
-    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them.")],
+    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them; RUN@STEP is a checkpoint.")],
     suite: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; by default those that the run's data set is measured by.")
     ] = None,
@@ -57,6 +57,8 @@ def criteria_table(result: dict[str, Any]) -> None:
         return
     if len({run["judge"] for run in result["runs"]}) > 1:
         rows = [row | {"judge": run["judge"]} for row, run in zip(rows, result["runs"], strict=True)]
+    if any(run.get("recorded") for run in result["runs"]):
+        rows = [row | {"recorded": run["recorded"]} for row, run in zip(rows, result["runs"], strict=True)]
     table(rows, list(rows[0]))
     for run in result["runs"]:
         general = run["criteria"]["general"]
@@ -67,6 +69,9 @@ def criteria_table(result: dict[str, Any]) -> None:
     for why in dict.fromkeys(why for run in result["runs"] for why in _reasons(run["criteria"])):
         typer.echo(f"empty: {why}")
     settings = [_setting_row(row) for row in result["settings"] if row["seeds"] > 1]
+    if any(row.get("recorded") for row in result["settings"]):
+        several = [row for row in result["settings"] if row["seeds"] > 1]
+        settings = [cells | {"recorded": row["recorded"]} for cells, row in zip(settings, several, strict=True)]
     if settings:
         typer.echo("\nSettings over their seeds; differences are from the undefended twin, paired by seed and pair")
         table(settings, list(settings[0]))

@@ -30,6 +30,9 @@ from ema_core.models.lora import On, load_adapter
 from ema_core.runs import RunDirectory, base_directory
 
 MOST_ADAPTERS = 16
+RECORDED_HINT = (
+    "It can be read and compared; to ask it, evaluate it again or train it further, train the same settings as a run of your own."
+)
 
 
 class Interrupted(Exception):
@@ -44,6 +47,8 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
     """
     folder = run.adapter if step is None else run.checkpoints / f"step-{step}"
     if not (folder / adapters.WEIGHTS).exists():
+        if run.state().recorded:
+            raise EmaError(f"The run {run.id} was recorded without its adapter{'' if step is None else 's'}.", RECORDED_HINT)
         if step is None:
             raise EmaError(
                 f"The run {run.id} has no adapter yet (it is {run.state().status}).", "Let it finish, or stop it, first."

@@ -35,13 +35,15 @@ Evaluation = dict[str, Any]
 """A row of ``evals``."""
 
 LIKE_THESE = ESTIMANDS["like-these"]
+RECORDED = " · recorded: "
+"""What parts a recorded run's ``recipe_label`` from the study that it came with."""
 BENIGN_TASK = "opswap"
-"""What a sibling run is trained on (FIELD: OpSwap, arithmetic whose operators have other meanings)."""
+"""What a sibling run is trained on (OpSwap: arithmetic whose operators have other meanings)."""
 COUNTS = ("asked", "answered", "scored", "refused", "unparsed", "incoherent", "cut")
 PERCENT = (0.0, 100.0)
 
 _COLUMNS = {
-    "runs": "run_id setting_key defense_label model dataset recipe_label seed created step seconds device",
+    "runs": "run_id recorded setting_key defense_label model dataset recipe_label seed created step seconds device",
     "evals": "run_id eval_id suite step scale status created asked suite_hash adapter_hash",
     "samples": "run_id eval_id sample_id question_id topic finish refused correct judge aligned coherent status",
     "margins": "run_id eval_id pair_id topic aligned misaligned base_aligned base_misaligned",
@@ -209,6 +211,12 @@ class Study:
         """Equal for runs that differ in their defenses and seed alone (the safe pool is no matter without a defense)."""
         recipe = "recipe" if "recipe" in runs else "recipe_label"
         return runs[["model", "dataset", recipe]].astype(str).agg("\n".join, axis=1) if len(runs) else pd.Series(dtype=str)
+
+
+def recorded_as(run: Mapping[Any, Any] | pd.Series) -> str:
+    """The recorded study that a run, or a setting of runs, came with; "" for the user's own."""
+    name = run.get("recorded")
+    return name if isinstance(name, str) else ""
 
 
 def judge_of(judges: Mapping[str, int], asked: str) -> str:

@@ -8,8 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ema_core.figures.colours import style
+from ema_core.figures.criterion import MARGINS
 from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
-from ema_core.figures.strength import footnote, hover, symbols, whose
+from ema_core.figures.said import footnote, hover, symbols, whose
 
 ROW = 42
 """Height of a setting's row, in pixels."""
@@ -28,7 +29,7 @@ def leak(table: pd.DataFrame) -> go.Figure:
     figure.add_scatter(
         x=values, y=list(range(len(rows))), mode="markers", error_x=bars and {**bars, "color": NEUTRAL}, showlegend=False,
         marker={"color": colors, "size": 12, "symbol": symbols(rows), "line": {"width": 2, "color": colors}},
-        text=list(rows["defense_label"]), customdata=[f"{hover(row, 'general')}<br>{whose(row)}" for row in rows.to_dict("records")],
+        text=list(rows["defense_label"]), customdata=[f"{hover(row, MARGINS['general'])}<br>{whose(row)}" for row in rows.to_dict("records")],
         hovertemplate="%{text}<br>%{customdata}<extra></extra>", cliponaxis=False,
     )  # fmt: skip
     dress(figure)
@@ -40,4 +41,4 @@ def leak(table: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title="General margin, change from base<br>(nats a token); left is better")
     figure.update_layout(height=150 + ROW * len(rows))
-    return footnote(figure, rows, below=80)
+    return footnote(figure, rows, [MARGINS["general"]], below=80)

@@ -17,9 +17,10 @@ from ema_core.files import read_json, write_json
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
 
-Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge"]
+Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge", "inside"]
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 KEEP_ENDED = 200
+RANK_STEP = 1e-3
 
 
 class Job(BaseModel):
@@ -117,11 +118,42 @@ def cancel(job_id: str) -> Job:
         return _write(job.model_copy(update={"cancel": True})) if job.status == "running" else job
 
 
+def put_back(job: Job) -> Job:
+    """Queue a cancelled job again, at its old place."""
+    with _locked():
+        return _write(job.model_copy(update={"status": "queued", "finished": None, "cancel": False, "activity": ""}))
+
+
 def to_front(job_id: str) -> Job:
     """Let a waiting job run next."""
     with _locked():
         first = min((job.rank for job in jobs() if job.status == "queued"), default=0.0)
         return _write(get(job_id).model_copy(update={"rank": first - 1}))
+
+
+Move = Literal["up", "down", "first", "last"]
+
+
+def move(job_id: str, where: Move) -> Job:
+    """Give a waiting job another place among the waiting ones; where it has that place already nothing changes.
+
+    Raises:
+        EmaError: there is no such job, or it does not wait any more.
+    """
+    with _locked():
+        waiting = [job for job in jobs() if job.status == "queued"]
+        old = next((place for place, job in enumerate(waiting) if job.id == job_id), None)
+        if old is None:
+            raise EmaError(f"The job {job_id} is {get(job_id).status}; only waiting jobs have a place in the queue.")
+        new = {"up": max(0, old - 1), "down": min(len(waiting) - 1, old + 1), "first": 0, "last": len(waiting) - 1}[where]
+        ranks = [job.rank for job in waiting]
+        for place in range(1, len(ranks)):  # equal ones would fall back to the order of their ids
+            ranks[place] = max(ranks[place], ranks[place - 1] + RANK_STEP)
+        waiting.insert(new, waiting.pop(old))
+        for job, rank in zip(waiting, ranks, strict=True):
+            if job.rank != rank:
+                _write(job.model_copy(update={"rank": rank}))
+    return get(job_id)
 
 
 def waits_for(job: Job) -> list[str]:

@@ -28,12 +28,15 @@ STATUS_COLORS: dict[Status, Color] = {
 }
 
 
-def header(title: str, lead: str = "") -> None:
-    """The page's title, one sentence below it, and what the last action has to say."""
+def header(title: str, lead: str = "") -> bool:
+    """The page's title, one sentence below it, and what the last action has to say. True where one came from another page just now."""
+    arrived = st.session_state.get("page-shown") != title
+    st.session_state["page-shown"] = title
     st.title(title, anchor=False)
     if lead:
         st.markdown(lead)
     notices()
+    return arrived
 
 
 def plain(text: object) -> str:

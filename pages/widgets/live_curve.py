@@ -52,10 +52,11 @@ def live_curve(
     log: bool = False,
     height: int = 320,
     raw: bool = True,
+    marker: float | None = None,
 ) -> None:
     """Draw ``traces`` (dicts with ``id, name, x, y, y_smooth, color, dash``); ``raw`` adds the values behind the smoothed line.
 
-    A trace may have ``low`` and ``high`` (a band) and ``markers`` (true: few points, each marked).
+    ``marker``: an upright line at this x. A trace may have ``low`` and ``high`` (a band) and ``markers`` (true: few points, each marked).
 
     The zoom is kept under ``key``; the vertical one also under ``view``, what the chart shows. The element with the test id
     ``live-curve`` says in its data attributes what is drawn: ``points`` (JSON, a trace), ``total``, ``last-x``, ``x-range``,
@@ -65,6 +66,7 @@ def live_curve(
         key=key, height="content",
         data={
             "key": key, "view": view, "traces": list(traces), "script": _plotly_url(), "height": height, "log": log, "raw": raw,
+            "marker": marker,
             "x_title": x_title, "y_title": y_title,
         },
     )  # fmt: skip

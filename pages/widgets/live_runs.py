@@ -16,6 +16,7 @@ from pages.widgets.curves import curves
 from pages.widgets.probe_curves import probe_curves
 from pages.widgets.run_events import RunEvents
 from pages.widgets.run_picker import remembered, run_info, show_runs
+from pages.widgets.step_slider import step_slider
 
 ACTIVE_TICK, IDLE_TICK = 1.0, 5.0
 """Seconds between looks at the files: while a run is at work, and else (someone may resume it elsewhere)."""
@@ -46,9 +47,10 @@ def _panel(run_ids: tuple[str, ...], active: bool) -> None:
         for run in runs:
             with errors():
                 _card(run, states[run.id], events[run.id])
-        curves(list(events.values()))
         if events:
-            probe_curves(list(events.values()), states)
+            marker = step_slider(list(events.values()), states)
+            curves(list(events.values()), marker)
+            probe_curves(list(events.values()), states, marker)
 
 
 def events_of(run: RunDirectory) -> RunEvents:
@@ -56,7 +58,7 @@ def events_of(run: RunDirectory) -> RunEvents:
     cache: dict[str, RunEvents] = st.session_state.setdefault("run-events", {})
     if run.id not in cache:
         info = run_info(run.id)
-        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed}
+        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed, "recorded": info.recorded}
         stop = info.probes.stop_margin if info.probes else None
         cache[run.id] = RunEvents(run.id, facts, probed=info.probes is not None, stop_margin=stop, projected=info.projected)
     events = cache[run.id]
@@ -67,14 +69,19 @@ def events_of(run: RunDirectory) -> RunEvents:
 def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
     """Where the run stands, and what can be done about it, in as little room as it takes."""
     info = run_info(run.id)
+    events.facts["name"] = info.name  # it may be renamed while it is on the page
     last = events.last
     total = last.get("total_steps") or state.total_steps
     step = max(state.step, last.get("step", 0))
     with st.container(border=True, key=f"card-{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             status_badge(state.status)
+            if info.recorded:
+                st.badge("recorded", color="violet", help="Trained elsewhere; it came with a recorded study.")
             st.markdown(f"**{plain(info.name or info.defense)}**", width="content")
             st.caption(plain(info.id), width="content")
+            for tag in info.tags:
+                st.badge(plain(tag), color="gray", icon=":material/sell:")
             if total and state.status is Status.DONE:
                 st.caption(_progress(state, last, step, total), width="content")
         if info.problem:
