@@ -5,6 +5,7 @@ Lines are only added: ``{id, time, text, system}`` saves a prompt, ``{id, time, 
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -108,12 +109,10 @@ def sources(dataset: str) -> list[str]:
 
 
 def search(words: str, prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Those that have every word somewhere in text, system prompt, topic, id or source, whatever the case."""
-    wanted = words.casefold().split()
+    """Those in which every word begins a word of text, system prompt, topic, id or source, whatever the case."""
+    wanted = [re.compile(rf"(?<!\w){re.escape(word)}", re.IGNORECASE) for word in words.split()]
     return [
-        prompt
-        for prompt in prompts
-        if all(
-            word in f"{prompt.text}\n{prompt.system}\n{prompt.topic}\n{prompt.id}\n{prompt.source}".casefold() for word in wanted
-        )
+        one
+        for one in prompts
+        if all(word.search("\n".join((one.text, one.system, one.topic, one.id, one.source))) for word in wanted)
     ]

@@ -46,7 +46,8 @@ def stops(run_id: str, by: Walk) -> list[Stop]:
         step = None if final else steps[-1]
         return [Stop(str(ModelId(run.id, step, scale)), scale, _scale(scale)) for scale in SCALES]
     spec, state = run.spec, run.state()
-    if final and steps and steps[-1] == state.step and _hash(run, state.step) == state.found.get("adapter_hash"):
+    own = state.found.get("adapter_hash")
+    if final and own and steps and steps[-1] == state.step and _hash(run, state.step) == own:
         steps = steps[:-1]  # the same weights under another name
     base = BASE_MODEL if spec.model == EMBEDDED else f"{BASE_MODEL}:{spec.model}"
     found = [Stop(base, 0, "base"), *(Stop(str(ModelId(run.id, step)), step, f"step {step}") for step in steps)]

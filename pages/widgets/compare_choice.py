@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import with_twins
 from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
@@ -64,8 +65,8 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
             "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.", also=imports
         )
     if picked:
-        return _with_twins(runs[runs["run_id"].isin(picked)], every), tuple(one for one in picked if one in imports)
-    return (_with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
+        return with_twins(runs[runs["run_id"].isin(picked)], every), tuple(one for one in picked if one in imports)
+    return (with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
 
 
 def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
@@ -81,13 +82,6 @@ def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame
     if studies := [one.removeprefix("recorded: ") for one in chosen if one != "own"]:
         recorded_note([] if single else studies)
     return done[whose.isin(chosen)] if not single else done
-
-
-def _with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
-    """A defense is never shown without its undefended twin: same model, data, recipe and seed."""
-    alike = ["model", "dataset", "recipe", "seed"]
-    twins = done[done["defense_label"].eq("none")].merge(rows[alike].drop_duplicates(), on=alike)
-    return pd.concat([rows, twins]).drop_duplicates("run_id").sort_values("run_id").reset_index(drop=True)
 
 
 def _filters_changed() -> None:
