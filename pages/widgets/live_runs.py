@@ -13,9 +13,11 @@ from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
+from ema_core.shared import why_not
 from ema_core.training.best import best_state
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, size, status_badge
 from pages.widgets.curves import curves
+from pages.widgets.person import read_only
 from pages.widgets.probe_curves import probe_curves
 from pages.widgets.run_events import RunEvents
 from pages.widgets.run_picker import remembered, run_info, show_runs
@@ -96,7 +98,7 @@ def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
         if state.status is Status.FAILED:
             show_error(state.error or "The run failed.", state.hint)
         notices(run.id)
-        if state.status is not Status.DONE:
+        if state.status is not Status.DONE and not read_only(state.owner):
             with st.container(horizontal=True, key=f"buttons-{run.id}"):
                 _buttons(run, state)
 
@@ -174,6 +176,8 @@ def _buttons(run: RunDirectory, state: RunState) -> None:
 
 def delete_button(run: RunDirectory, state: RunState) -> None:
     """Asks before it deletes. Stands outside the panel that updates, so that the question stays open."""
+    if why_not(state.owner):
+        return
     running = state.status is Status.RUNNING
     reason = "Stop it first." if running else None
     with st.popover("Delete", icon=":material/delete:", key=f"delete-{run.id}", disabled=running, help=reason):

@@ -52,8 +52,8 @@ def sweep_part() -> None:
         notices("sweep")
         st.button(
             "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
-            kwargs={"slot": "sweep"}, disabled=not ready,
-            help="Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
+            kwargs={"slot": "sweep"}, disabled=not ready or bool(no := no_start()),
+            help=no or "Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
         )  # fmt: skip
 
 

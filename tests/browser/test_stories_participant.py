@@ -100,7 +100,9 @@ def test_the_tour_from_end_to_end_on_a_fresh_machine(browser, app: App) -> None:
         asked = [check for check in stop.checks if check.kind == "number"]
         said = read_off(page, number, known) if asked else ""
         if number == 6:
-            said = next(text for text in re.findall(r"\d\.\d\d", said) if float(text) == pytest.approx(known.numbers["kappa"], abs=0.005))
+            said = next(
+                text for text in re.findall(r"\d\.\d\d", said) if float(text) == pytest.approx(known.numbers["kappa"], abs=0.005)
+            )
         shoot(page, f"tour-{number}-page")
         back(page, f"{number}. {stop.title}")
         for place, check in enumerate(stop.checks):
