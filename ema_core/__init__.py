@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["RunSpec", "compare", "evaluate", "train"]
+__all__ = ["RunSpec", "compare", "evaluate", "inside", "train"]
 
 
 def __getattr__(name: str) -> Any:  # the API reaches every layer; a page that needs one of them should not pay for all
-    if name in ("train", "evaluate", "compare"):
+    if name in ("train", "evaluate", "compare", "inside"):
         from ema_core import api
 
         return getattr(api, name)

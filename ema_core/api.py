@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ema_core.errors import EmaError, nearest
+from ema_core.evaluation.by_question import MEASURES, question_table
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
-from ema_core.evaluation.measured import judge_of
+from ema_core.evaluation.measured import judge_of, with_twins
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
+from ema_core.evaluation.spec import EvalSpec
 from ema_core.evaluation.suites import suites_of
+from ema_core.exchange.report import write_report
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
+from ema_core.generation.model_id import ModelId
 from ema_core.jobs.judging import Asked, judge_answers
 from ema_core.jobs.launch import eval_specs, take_over
 from ema_core.judging import complete, is_llm, read_name, resolve
+from ema_core.models import load
 from ema_core.models.fetch import Progress, quiet
 from ema_core.runs import IMPORT, RunDirectory, RunSpec, Status, probes, steps
 from ema_core.store import Reader, refresh
 from ema_core.store.rows import NOT_STATED
 from ema_core.training import check
+from ema_core.training import inside as insides
 from ema_core.training import train as train_run
 
 
@@ -81,6 +88,27 @@ def _trained(
     return result
 
 
+def inside(
+    run_id: str, *, again: bool = False, progress: Progress = quiet, interrupted: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """What each defense did in a trained run, as ``training.inside.Inside`` says it; read from the adapter where that was not done yet.
+
+    Raises:
+        EmaError: unknown run, one without an adapter, or ``interrupted`` ended the reading.
+    """
+    run = RunDirectory.open(run_id)
+    kept = insides.read(run)
+    if again or kept is None or not insides.fresh(run, kept):
+        if why := insides.can_be_read(run):
+            raise EmaError(f"The run {run.id} cannot be looked into.", why)
+        progress(0.0, "loading the model")
+        kept = insides.measure(run, load(run.spec.model, run.spec.device), progress=progress, interrupted=interrupted)
+        if kept is None:
+            raise EmaError("The reading was ended, and nothing of it is kept.", "The same command starts it again.")
+        progress(1.0, "done")
+    return kept.model_dump(mode="json")
+
+
 def evaluate(
     run_ids: Sequence[str] | str, suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
     judge: str = "probe", curve: bool = False, over_engine: bool = False, progress: Progress = quiet,
@@ -94,10 +122,14 @@ def evaluate(
     Raises:
         EmaError: unknown run, suite or judge, a run without an adapter, or no engine.
     """
-    runs = [RunDirectory.open(run_id) for run_id in _listed(run_ids)]
-    specs = {
-        run: eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs
-    }
+    states = [ModelId.read(name) for name in _listed(run_ids)]
+    specs: dict[RunDirectory, list[EvalSpec]] = {}
+    for state in states:
+        run = RunDirectory.open(state.name)
+        asked = eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset)
+        asked = [spec.model_copy(update={"step": state.step, "scale": state.scale}) for spec in asked]
+        specs[run] = [*specs.get(run, []), *(spec for spec in asked if spec not in specs.get(run, []))]
+    runs = list(specs)
     folders = evaluate_runs(
         {run: asked + (curve_specs(run) if curve else []) for run, asked in specs.items()},
         sampler=EngineSampler(Engine.here()) if over_engine else None,
@@ -148,7 +180,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         spec, stated = run.spec, "imported" not in run.state().found
         rows.append(
             {
-                "run_id": run.id, "model": spec.model, "dataset": spec.dataset,
+                "run_id": run.id, "recorded": run.state().recorded, "model": spec.model, "dataset": spec.dataset,
                 "defenses": [d.label for d in spec.defenses] if stated else [NOT_STATED],
                 "setting": keys.get(run.id, spec.setting.key), "seed": spec.seed, "state": str(run.state().status), "judge": judge,
                 "criteria": run_criteria(run.id, frames, judge),
@@ -159,7 +191,7 @@ def compare(run_ids: Sequence[str] | str, judge: str = "probe") -> dict[str, Any
         run, by = of_import["runs"].iloc[0], judge_of(reader.judges([run_id]), judge)
         rows.append(
             {
-                "run_id": run_id, "model": run["model"], "dataset": run["dataset"], "defenses": [run["defense_label"]],
+                "run_id": run_id, "recorded": "", "model": run["model"], "dataset": run["dataset"], "defenses": [run["defense_label"]],
                 "setting": run["setting_key"], "seed": None if pd.isna(run["seed"]) else int(run["seed"]), "state": run["status"],
                 "judge": by, "criteria": run_criteria(run_id, of_import, by),
             }
@@ -201,6 +233,42 @@ def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) ->
     plain = every[every["defense_label"].eq("none")].merge(group, on=list(group))
     own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
     return choose_strength(reader.frames(list(own["run_id"]), with_siblings=True), defense, keep=keep).json()
+
+
+def questions(run_ids: Sequence[str] | str, measure: str = "alignment", judge: str = "probe") -> list[dict[str, Any]]:
+    """Each setting of these runs against its undefended twin, topic by topic (``evaluation.by_question``); the twins come along.
+
+    Raises:
+        EmaError: unknown run, measure or judge.
+    """
+    if measure not in MEASURES:
+        raise EmaError(f'There is nothing "{measure}" to compare question by question.', f"Known: {', '.join(MEASURES)}.")
+    ids = [RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    every = reader.runs()
+    done = every[every["status"].eq("done")]
+    rows = with_twins(done[done["run_id"].isin(ids)], done)
+    name = judge if judge in reader.judges(list(rows["run_id"])) else read_name(judge)
+    frames, found = reader.frames(list(rows["run_id"])), []
+    for row in rows[rows["defense_label"].ne("none")].drop_duplicates("setting_key").to_dict("records"):
+        topics = question_table(frames, name, row["setting_key"], measure)
+        about = {key: row[key] for key in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
+        found.append({**about, "measure": measure, "judge": name if MEASURES[measure].judged else None, "topics": _records(topics)})
+    return found
+
+
+def report(run_ids: Sequence[str] | str, out: Path, judge: str = "probe", keep: float = KEEP) -> dict[str, Any]:
+    """One HTML file of these runs, with their undefended twins and benign siblings (``exchange.report``); says what is in it.
+
+    Raises:
+        EmaError: unknown run or judge, none of them done, or the file cannot be written.
+    """
+    ids = [run_id if run_id.startswith(IMPORT) else RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    name = judge if judge in reader.judges(ids) else read_name(judge)
+    return write_report(ids, out, name, keep=keep, reader=reader)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -43,9 +43,9 @@ def page() -> None:
     asked = {*st.query_params.get_all("run"), *remembered()}
     chosen = pick_runs(
         "Runs to evaluate",
-        only=lambda run_id: run_id not in missing or run_id in asked,
-        default=lambda ids: [run_id for run_id in ids if run_id not in missing][:1],
-        help="Runs with a trained adapter, newest first.",
+        only=lambda run_id: run_id not in missing or run_id in asked or bool(run_info(run_id).recorded),
+        default=lambda ids: ([run_id for run_id in ids if run_id not in missing] or ids)[:1],
+        help="Runs with a trained adapter, newest first; and recorded ones, whose answers a language model can judge.",
     )
     with errors():
         not_listed(missing, chosen)
@@ -57,8 +57,8 @@ def page() -> None:
     with errors():
         judge_panel(chosen)
     with errors():
-        if usable:
-            results(usable)
+        if read := [run_id for run_id in chosen if run_id in usable or run_info(run_id).recorded]:
+            results(read)
 
 
 def without_adapter() -> dict[str, str]:
@@ -77,6 +77,7 @@ def not_listed(missing: dict[str, str], chosen: Sequence[str]) -> None:
     for run_id in chosen:
         if run_id in missing:
             st.warning(plain(missing[run_id]), icon=":material/hourglass_empty:")
+    missing = {run_id: why for run_id, why in missing.items() if not run_info(run_id).recorded}  # those are listed, to be judged
     if missing:
         with st.expander(f"Not listed: {len(missing)} without an adapter", key="not-listed"):
             for run_id, why in missing.items():

@@ -10,6 +10,7 @@ from ema_core.runs import RunDirectory
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets import person, worker_panel
 from pages.widgets.chrome import ago, duration, errors, header, in_words, notices, plain, status_badge
+from pages.widgets.recorded import recorded_studies
 from pages.widgets.run_picker import newest_first, run_info, run_link, show_runs
 
 RECENT = 8
@@ -34,15 +35,19 @@ def readiness() -> None:
 @st.fragment(run_every=3)
 def recent_runs() -> None:
     """The newest runs; each leads to its curves."""
-    ids = newest_first()
-    st.subheader("Recent runs", anchor=False)
+    ids = own_runs()
+    st.subheader("Your recent runs", anchor=False)
     if not ids:
-        st.info("No run yet. The demo below makes two; **Fine-tune** makes any other.", icon=":material/info:")
+        st.info("No run yet. The demo makes two; **Fine-tune** makes any other.", icon=":material/info:")
     for run_id in ids[:RECENT]:
         with errors():
             recent_run(run_id)
     if len(ids) > RECENT:
         st.caption(f"Older ones, {len(ids) - RECENT} of them, can be chosen on Fine-tune.")
+
+
+def own_runs() -> list[str]:
+    return [run_id for run_id in newest_first() if not run_info(run_id).recorded]
 
 
 def recent_run(run_id: str) -> None:
@@ -98,6 +103,9 @@ def page() -> None:
     st.warning(WARNING, icon=":material/warning:")
     if started := st.session_state.pop("started-demo", None):
         st.switch_page("pages/fine_tune.py", query_params={"run": started, "part": "Runs"})
+    first = not own_runs()
+    if first:
+        recorded_studies(first)
     left, right = st.columns([2, 3], gap="large")
     with left:
         demo()
@@ -105,6 +113,8 @@ def page() -> None:
         readiness()
     with right:
         recent_runs()
+        if not first:
+            recorded_studies(first)
 
 
 if __name__ == "__main__":

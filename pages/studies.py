@@ -20,7 +20,7 @@ SHOWN = 8
 def page() -> None:
     header("Studies", LEAD)
     with errors():
-        known = studies.study_ids()[::-1]
+        known = studies.study_ids()[::-1]  # recorded ones last
         if not known:
             nothing_yet()
             return

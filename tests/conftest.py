@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("EMA_THREADS", "2")
+os.environ.setdefault("EMA_INSIDE", "off")  # ten seconds a run that hardly any test looks at
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """An empty ``EMA_HOME``."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EMA_HOME", str(folder))
+    monkeypatch.setenv("EMA_RECORDED", "off")
     monkeypatch.delenv("EMA_DEVICE", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     return folder

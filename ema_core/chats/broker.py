@@ -12,12 +12,15 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ema_core.chats import log, speed
+from ema_core.chats.diverge import AnswerKey, diverge_answer
 from ema_core.chats.judge import judge_answers
 from ema_core.chats.stream import WRITE_SECONDS, Stream, take, write, write_on
 from ema_core.chats.view import MOST_SAMPLES, Chat, Finish, Question, Turn
+from ema_core.chats.walk import MOST_STOPS
 from ema_core.errors import EmaError
 from ema_core.generation import row_seed
 from ema_core.generation.engine import MOST_COLUMNS, Engine, only_ours, words_of
@@ -44,6 +47,7 @@ class Broker:
         self._logs: dict[str, log.Log] = {}
         self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
         self._judging: set[str] = set()
+        self._reading: set[tuple[str, AnswerKey]] = set()
         self._trouble: dict[str, EmaError] = {}
 
     def chat(self, chat_id: str) -> Chat:
@@ -81,6 +85,28 @@ class Broker:
             log.append(chat_id, log.asked(turn, question))
             self._begin(chat_id, turn, question.models, 0, question.seed)
         return chat_id
+
+    def more(self, chat_id: str, models: Sequence[str]) -> None:
+        """Let further stops answer the last question of a walk, with the seed of those that are there.
+
+        Raises:
+            EmaError: the last question is no walk, or a stop too many.
+        """
+        with self._guard:
+            chat = self.chat(chat_id)
+            allow(chat.owner)
+            turn = _last(chat)
+            if not turn.question.by:
+                raise EmaError("The last question was put to models side by side.", "Ask it along a run first.")
+            new = [model for model in dict.fromkeys(models) if model not in turn.columns]
+            if len(turn.columns) + len(new) > MOST_STOPS:
+                raise EmaError(f"A walk has {MOST_STOPS} stops at most.", "Ask the question once more for others.")
+            if not new:
+                return
+            check_chat(len(new) * turn.question.samples, self._writing_for(owner()), turn.question.how.max_tokens)
+            newest = max(turn.columns.values(), key=lambda column: column.began, default=None)
+            log.append(chat_id, {"kind": "joined", "turn": turn.number, "models": new})
+            self._begin(chat_id, turn.number, new, 0, newest.seed if newest else turn.question.seed)
 
     def regenerate(self, chat_id: str, model: str | None = None) -> None:
         """Answer the last question anew: one column, or all; with a new seed, but the old one where there was no whole answer.
@@ -137,8 +163,30 @@ class Broker:
     def judging(self, chat_id: str) -> bool:
         return chat_id in self._judging
 
+    def diverge(self, chat_id: str, answer: AnswerKey) -> None:
+        """Have the engine hold one answer against the base, token by token, in the background."""
+        with self._guard:
+            allow(self.chat(chat_id).owner)
+            if (chat_id, answer) in self._reading:
+                return
+            self._reading.add((chat_id, answer))
+            self._trouble.pop(chat_id, None)
+        threading.Thread(target=self._diverge, args=(chat_id, answer), daemon=True, name="diverge").start()
+
+    def _diverge(self, chat_id: str, answer: AnswerKey) -> None:
+        try:
+            diverge_answer(self.chat(chat_id), answer)
+        except Exception as error:
+            self._trouble[chat_id] = error if isinstance(error, EmaError) else EmaError(f"Reading the answer failed ({error}).")
+        finally:
+            self._reading.discard((chat_id, answer))
+
+    def reading(self, chat_id: str) -> frozenset[AnswerKey]:
+        """The answers that are being held against the base."""
+        return frozenset(answer for of, answer in tuple(self._reading) if of == chat_id)
+
     def trouble(self, chat_id: str) -> EmaError | None:
-        """Why the last judging failed; cleared by the next."""
+        """Why the last judging or reading failed; cleared by the next."""
         return self._trouble.get(chat_id)
 
     def wait(self, chat_id: str, seconds: float = math.inf) -> Iterator[Chat]:
@@ -156,9 +204,7 @@ class Broker:
         turn = _last(chat)
         streams = []
         for model in models:
-            system = [{"role": "system", "content": turn.question.system}] if turn.question.system.strip() else []
-            told = [*system, *chat.messages(model, number), {"role": "user", "content": turn.question.text}]
-            streams.append(Stream(chat_id, (number, model, attempt), told, turn.question, seed))
+            streams.append(Stream(chat_id, (number, model, attempt), chat.told(turn, model), turn.question, seed))
         began = {"pid": os.getpid(), "n": turn.question.samples, "seed": seed, "server": settings().engine_url}
         log.append(chat_id, *(stream.line("began", **began) for stream in streams))
         for stream in streams:
@@ -342,8 +388,9 @@ def checked(question: Question) -> Question:
     models, how = tuple(dict.fromkeys(log.clean(model) for model in question.models)), question.how
     if not text.strip():
         raise EmaError("The question is empty.", "Write something to ask.")
-    if not models or len(models) > MOST_COLUMNS:
-        raise EmaError(f"{len(models)} models are chosen.", f"Choose one to {MOST_COLUMNS}.")
+    most = MOST_STOPS if question.by else MOST_COLUMNS
+    if not models or len(models) > most:
+        raise EmaError(f"{len(models)} models are chosen.", f"Choose one to {most}.")
     ranges = (
         ("samples a model", question.samples, 1, MOST_SAMPLES), ("tokens at most", how.max_tokens, 1, 8192),
         ("temperature", how.temperature, 0, 2), ("top_p", how.top_p, 0.01, 1), ("seed", question.seed, 0, SEEDS - 1),
@@ -351,9 +398,7 @@ def checked(question: Question) -> Question:
     for name, value, low, high in ranges:
         if not low <= value <= high:
             raise EmaError(f"{name}: {value:g} is out of range.", f"From {low} to {high:g}.")
-    return Question(
-        text, models, system, how, question.seed, question.samples, question.suite, question.question_id, question.topic
-    )  # fmt: skip
+    return replace(question, text=text, models=models, system=system)
 
 
 broker = Broker()

@@ -1,10 +1,11 @@
 """A chat's file, ``EMA_HOME/chats/<id>.jsonl``: lines are only ever added; reading folds them into a ``Chat``. Torch-free.
 
 Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``attempt``:
-``opened`` (``owner`` in a shared room), ``asked`` (the question), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``), ``waits`` (``why``),
+``opened`` (``owner`` in a shared room), ``asked`` (the question), ``joined`` (``models`` that answer it, too), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``),
+``waits`` (``why``),
 ``heard`` (who answers: ``ema``), ``text`` (``pieces``: text by sample; ``first``: seconds to the first of it), ``ended`` (a sample ``k``: ``finish``, ``tokens``,
-``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``projected`` (``trait``, ``vector``, ``layer``, ``projections``), ``kept``
-(``name``, ``answers``).
+``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``projected`` (``trait``, ``vector``, ``layer``, ``projections``), ``diverged``
+(a sample ``k``: ``total``, ``tokens``), ``kept`` (``name``, ``answers``).
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ema_core.chats.view import Answers, Chat, Finish, Projection, Question, Sample, Score, Turn
+from ema_core.chats.view import Answers, Chat, Divergence, Finish, Projection, Question, Sample, Score, Token, Turn
 from ema_core.errors import EmaError
-from ema_core.files import append_lines, read_lines
+from ema_core.files import append_lines, disk_errors, read_lines
 from ema_core.generation import SamplingSettings
 from ema_core.processes import alive
 from ema_core.settings import settings
-from ema_core.shared import current, mine, owner
+from ema_core.shared import allow, current, mine, owner
 
 VERSION = 1
 LONGEST = 200_000
 """Characters of a question or a system prompt."""
+DELETED = "deleted"
 _ID = re.compile(r"\d{8}-\d{6}-[a-km-z2-9]{12}")
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
@@ -74,7 +76,7 @@ def asked(turn: int, question: Question) -> dict[str, Any]:
     return {
         "kind": "asked", "turn": turn, "text": question.text, "system": question.system, "models": list(question.models),
         "sampling": vars(question.how), "seed": question.seed, "n": question.samples, "suite": question.suite,
-        "question_id": question.question_id, "topic": question.topic,
+        "question_id": question.question_id, "topic": question.topic, **({"by": question.by, "along": question.along} if question.by else {}),
     }  # fmt: skip
 
 
@@ -104,6 +106,7 @@ class _Stream:
     scores: dict[int, list[Score]] = field(default_factory=dict)
     kept: dict[int, list[str]] = field(default_factory=dict)
     projections: dict[int, Projection] = field(default_factory=dict)
+    divergences: dict[int, Divergence] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     first: float | None = None
     heard: bool = False
@@ -128,7 +131,8 @@ class _Stream:
         finish: Finish | None = end.get("finish") or ("cut" if lost else None)
         text = "".join(self.texts.get(k, []))
         scores, kept = tuple(self.scores.get(k, [])), tuple(self.kept.get(k, []))
-        return Sample(k, text, finish, end.get("tokens"), end.get("seconds"), scores, kept, self.projections.get(k))
+        read = self.projections.get(k), self.divergences.get(k)
+        return Sample(k, text, finish, end.get("tokens"), end.get("seconds"), scores, kept, *read)
 
     def _written(self, chat_id: str) -> bool:
         if self.pid == os.getpid():
@@ -168,6 +172,10 @@ class Log:
             self._opened, self.owner = float(line["time"]), str(line.get("owner") or "")
         elif kind == "asked":
             self._questions[int(line["turn"])] = (_question(line), float(line["time"]))
+        elif kind == "joined":
+            question, when = self._questions[int(line["turn"])]
+            models = dict.fromkeys((*question.models, *(str(model) for model in line["models"])))
+            self._questions[int(line["turn"])] = (replace(question, models=tuple(models)), when)
         elif kind == "began":
             key = _key(line)
             self._streams[key] = _Stream(
@@ -181,6 +189,9 @@ class Log:
             for row in line["projections"]:
                 along = Projection(str(line["trait"]), str(line["vector"]), int(line["layer"]), row["deviations"])
                 self._streams[_key(row)].projections[int(row["k"])] = along
+        elif kind == "diverged":
+            tokens = tuple(_token(one) for one in line["tokens"])
+            self._streams[_key(line)].divergences[int(line["k"])] = Divergence(tokens, int(line["total"]))
         elif kind == "kept":
             for row in line["answers"]:
                 names = self._streams[_key(row)].kept.setdefault(int(row["k"]), [])
@@ -215,12 +226,57 @@ def _key(line: dict[str, Any]) -> Key:
     return int(line["turn"]), str(line["model"]), int(line["attempt"])
 
 
+def _token(one: dict[str, Any]) -> Token:
+    tuned, base = (tuple((str(text), float(p)) for text, p in one[side]) for side in ("tuned_top", "base_top"))
+    return Token(str(one["text"]), float(one["kl"]), float(one["tuned"]), float(one["base"]), tuned, base)
+
+
 def _question(line: dict[str, Any]) -> Question:
     how = SamplingSettings(**line["sampling"])
     return Question(
         str(line["text"]), tuple(str(model) for model in line["models"]), str(line.get("system") or ""), how, int(line["seed"]),
         int(line["n"]), str(line.get("suite") or ""), str(line.get("question_id") or ""), str(line.get("topic") or ""),
+        line.get("by") or "", str(line.get("along") or ""),
     )  # fmt: skip
+
+
+DELETED_DAYS = 7
+"""How long a deleted chat can be had back."""
+
+
+def delete(chat_id: str) -> None:
+    """Take a chat out of the way. ``restore`` brings it back for some days; what was kept of it on Samples stays.
+
+    Raises:
+        EmaError: it is not there, still answering, or somebody else's.
+    """
+    chat = Log(chat_id).chat()
+    allow(chat.owner)
+    if chat.in_flight:
+        raise EmaError("This chat is still answering.", "Stop it first.")
+    path, folder = path_of(chat_id), settings().chats / DELETED
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.jsonl"):
+            if time.time() - old.stat().st_mtime > DELETED_DAYS * 86_400:
+                old.unlink(missing_ok=True)
+        path.replace(folder / path.name)
+        os.utime(folder / path.name)  # from now on
+
+
+def restore(chat_id: str) -> None:
+    """Bring a deleted chat back.
+
+    Raises:
+        EmaError: it is not among those that were deleted lately.
+    """
+    path = path_of(chat_id)
+    try:
+        (settings().chats / DELETED / path.name).rename(path)
+    except OSError:
+        raise EmaError(
+            f"The chat {chat_id} is not among those that were deleted.", f"They are gone after {DELETED_DAYS} days."
+        ) from None
 
 
 @dataclass(frozen=True)

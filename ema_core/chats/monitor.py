@@ -76,7 +76,7 @@ def project_answers(chat: Chat) -> int:
     for card in {card.id: card for card, *_ in todo}.values():
         mine = [(turn, column, sample) for of, turn, column, sample in todo if of.id == card.id]
         items = [
-            {"id": str(i), "model": column.model, "messages": _told(chat, turn, column), "answer": sample.text}
+            {"id": str(i), "model": column.model, "messages": chat.told(turn, column.model), "answer": sample.text}
             for i, (turn, column, sample) in enumerate(mine)
         ]
         rows: list[dict[str, Any]] = [
@@ -85,12 +85,6 @@ def project_answers(chat: Chat) -> int:
         ]
         log.append(chat.id, {"kind": "projected", "trait": card.trait, "vector": card.id, "layer": card.layer, "projections": rows})
     return len(todo)
-
-
-def _told(chat: Chat, turn: Turn, column: Answers) -> list[dict[str, str]]:
-    """What the column's model was asked."""
-    system = [{"role": "system", "content": turn.question.system}] if turn.question.system else []
-    return [*system, *chat.messages(column.model, turn.number), {"role": "user", "content": turn.question.text}]
 
 
 def project_one(model: str, messages: list[dict[str, str]], answer: str) -> tuple[Card, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ema_core.generation import SamplingSettings
@@ -11,7 +11,9 @@ from ema_core.generation import SamplingSettings
 Finish = Literal["stop", "length", "stopped", "cut", "error"]
 """``stopped`` by the user, ``cut`` by the end of engine or app; ``stop`` and ``length`` are the model's own."""
 COMPLETE = ("stop", "length")
-MOST_SAMPLES = 8
+MOST_SAMPLES = 16
+Walk = Literal["", "training", "strength"]
+"""What a question walks along: one run's checkpoints, or the strength of its adapter; "" asks models side by side."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Question:
     """One question to several models: ``samples`` answers each, all with the same settings and seed.
 
     ``system`` "" leaves the chat template's own default. ``suite``, ``question_id`` and ``topic`` where it was picked from a suite.
+    ``by`` and ``along``: the models are stops of this run, and more of them may join later.
     """
 
     text: str
@@ -30,6 +33,8 @@ class Question:
     suite: str = ""
     question_id: str = ""
     topic: str = ""
+    by: Walk = ""
+    along: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,49 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of an answer beside what the base expected in its place: KL(tuned ‖ base) in nats, its probability under both, and the
+    likeliest tokens of both with theirs."""
+
+    text: str
+    kl: float
+    tuned: float
+    base: float
+    tuned_top: tuple[tuple[str, float], ...]
+    base_top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """An answer's tokens, held against the base; of ``total`` the first ones were read."""
+
+    tokens: tuple[Token, ...]
+    total: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return sum(token.kl for token in self.tokens) / len(self.tokens) if self.tokens else 0.0
+
+    @property
+    def words(self) -> list[Token]:
+        """Tokens that are only a part of a character joined with the one that ends it: the largest KL of them stands for all."""
+        found: list[Token] = []
+        held: list[Token] = []
+        for token in self.tokens:
+            held.append(token)
+            if token.text:
+                largest = max(held, key=lambda each: each.kl)
+                found.append(replace(largest, text=token.text))
+                held = []
+        return found
+
+    def most_moved(self, count: int = 5) -> list[Token]:
+        """Those with the largest KL, the first of equals first."""
+        return sorted(self.words, key=lambda token: -token.kl)[:count]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One answer. ``finish`` None: it is being written. ``seconds`` from the question to its end."""
 
@@ -64,6 +112,7 @@ class Sample:
     scores: tuple[Score, ...] = ()
     kept: tuple[str, ...] = ()
     projection: Projection | None = None
+    divergence: Divergence | None = None
 
     @property
     def score(self) -> Score | None:
@@ -124,6 +173,11 @@ class Chat:
     @property
     def in_flight(self) -> bool:
         return any(turn.in_flight for turn in self.turns)
+
+    def told(self, turn: Turn, model: str) -> list[dict[str, str]]:
+        """The whole conversation that ``model`` was asked with at ``turn``."""
+        system = [{"role": "system", "content": turn.question.system}] if turn.question.system.strip() else []
+        return [*system, *self.messages(model, turn.number), {"role": "user", "content": turn.question.text}]
 
     def messages(self, model: str, turn: int) -> list[dict[str, str]]:
         """What ``model`` saw before the question of ``turn``: the questions it answered, with its own (first) answers."""

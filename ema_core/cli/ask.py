@@ -8,16 +8,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from ema_core.chats import walk
 from ema_core.chats.broker import broker, checked
 from ema_core.chats.judge import judge_answers
 from ema_core.chats.keep import keep
 from ema_core.chats.view import Answers, Chat, Question, Sample
 from ema_core.cli.output import Json, command, emit
+from ema_core.errors import EmaError
 from ema_core.generation import SamplingSettings
 from ema_core.generation.engine import engine_status
 from ema_core.generation.model_id import ModelId, is_base
@@ -42,15 +45,24 @@ def ask(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token always.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="1 leaves the model's distribution as it is.")] = 1.0,
     chat: Annotated[str | None, typer.Option(help="Ask on in this chat.")] = None,
+    along: Annotated[
+        str, typer.Option(help="Instead of --model: this run along its training, from its base over its checkpoints to its end.")
+    ] = "",
+    strengths: Annotated[str, typer.Option(help="With --along: its adapter at these strengths instead, as 0,0.5,1,1.5.")] = "",
     judge: Annotated[bool, typer.Option("--judge", help="Have the probe judge the answers.")] = False,
     keep_as: Annotated[str | None, typer.Option("--keep", help="Keep the answers under this name.")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask models side by side. Starts an engine where none runs, and ends it again."""
     text = sys.stdin.read() if question == "-" else question
-    models = tuple(_full(one) for one in model or ["base"])
-    put = checked(Question(text, models, system, SamplingSettings(max_tokens, temperature, top_p), seed, n))
-    with _engine():
+    how = SamplingSettings(max_tokens, temperature, top_p)
+    if along:
+        put = checked(_walk(Question(text, (), system, how, seed, n), along, strengths, bool(model)))
+    elif strengths:
+        raise EmaError("--strengths are those of a run's adapter.", "Name the run with --along.")
+    else:
+        put = checked(Question(text, tuple(full(one) for one in model or ["base"]), system, how, seed, n))
+    with engine():
         chat_id = broker.ask(put, chat)
         done = _follow(chat_id, quiet=as_json)
         if judge:
@@ -67,7 +79,23 @@ def ask(
         raise typer.Exit(1)
 
 
-def _full(model: str) -> str:
+def _walk(question: Question, along: str, strengths: str, several: bool) -> Question:
+    """The question along one run: what the page's slider asks."""
+    if several:
+        raise EmaError("--model and --along exclude each other.", "Take one of them.")
+    run = RunDirectory.open(along).id
+    if not strengths:
+        models = tuple(stop.model for stop in walk.stops(run, "training"))
+        return replace(question, models=models, by="training", along=run)
+    try:
+        scales = sorted({float(part) for part in strengths.split(",")})
+    except ValueError:
+        raise EmaError(f'--strengths "{strengths}" are no numbers.', "Write them as 0,0.5,1,1.5.") from None
+    step = ModelId.read(walk.stops(run, "strength")[0].model).step
+    return replace(question, models=tuple(str(ModelId(run, step, scale)) for scale in scales), by="strength", along=run)
+
+
+def full(model: str) -> str:
     """A run's unambiguous beginning or end will do here as everywhere."""
     one = ModelId.read(model)
     if settings().engine_url or is_base(one.name):
@@ -76,7 +104,7 @@ def _full(model: str) -> str:
 
 
 @contextmanager
-def _engine() -> Iterator[None]:
+def engine() -> Iterator[None]:
     """An engine for the while: the one that runs, another server, or one of our own that is ended again."""
     if settings().engine_url or engine_status().alive:
         yield

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @command(app, "eval")
 def evaluate(
-    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them.")],
+    runs: Annotated[list[str], typer.Argument(help="Run ids, or clear beginnings or ends of them; RUN@STEP is a checkpoint.")],
     suite: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; by default those that the run's data set is measured by.")
     ] = None,
@@ -41,13 +41,41 @@ def evaluate(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Run ids.")],
     judge: Annotated[str, typer.Option(help="Whose scores; two judges are never mixed.")] = "probe",
+    by_question: Annotated[
+        str,
+        typer.Option(
+            help="Each setting against its undefended twin, topic by topic: general, narrow (margins), alignment, coherence."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """The four criteria of runs, with intervals and counts."""
     from ema_core import api
 
+    if by_question:
+        found = api.questions(runs, by_question, judge)
+        emit({"questions": found}, as_json, lambda: _question_tables(found))
+        return
     result = api.compare(runs, judge)
     emit(result, as_json, lambda: criteria_table(result))
+
+
+def _question_tables(found: list[dict[str, Any]]) -> None:
+    for setting in found:
+        by = f"judge {setting['judge']}" if setting["judge"] else "margin (no judge)"
+        typer.echo(
+            f"{setting['defense_label']} minus undefended, {setting['dataset']}, {setting['model']}: {setting['measure']}, {by}"
+        )
+        form = "+.1f" if setting["judge"] else "+.3f"
+        rows = [
+            {
+                "topic": one["topic"], "difference": _span(one, "difference", form), "n": f"{one['n']} and {one['n_twin']}",
+                "seeds": str(one["seeds"]), "interval": one["why"] or one["method"],
+            }
+            for one in setting["topics"]
+        ]  # fmt: skip
+        table(rows, ["topic", "difference", "n", "seeds", "interval"])
+        typer.echo("")
 
 
 def criteria_table(result: dict[str, Any]) -> None:
@@ -57,6 +85,8 @@ def criteria_table(result: dict[str, Any]) -> None:
         return
     if len({run["judge"] for run in result["runs"]}) > 1:
         rows = [row | {"judge": run["judge"]} for row, run in zip(rows, result["runs"], strict=True)]
+    if any(run.get("recorded") for run in result["runs"]):
+        rows = [row | {"recorded": run["recorded"]} for row, run in zip(rows, result["runs"], strict=True)]
     table(rows, list(rows[0]))
     for run in result["runs"]:
         general = run["criteria"]["general"]
@@ -67,6 +97,9 @@ def criteria_table(result: dict[str, Any]) -> None:
     for why in dict.fromkeys(why for run in result["runs"] for why in _reasons(run["criteria"])):
         typer.echo(f"empty: {why}")
     settings = [_setting_row(row) for row in result["settings"] if row["seeds"] > 1]
+    if any(row.get("recorded") for row in result["settings"]):
+        several = [row for row in result["settings"] if row["seeds"] > 1]
+        settings = [cells | {"recorded": row["recorded"]} for cells, row in zip(settings, several, strict=True)]
     if settings:
         typer.echo("\nSettings over their seeds; differences are from the undefended twin, paired by seed and pair")
         table(settings, list(settings[0]))
@@ -125,6 +158,7 @@ def _setting_row(row: dict[str, Any]) -> dict[str, str]:
         "misaligned %": span("general_rate", ".1f", 100),
         "mean aligned": span("general_mean", ".1f"),
         "coherence": span("coherence_mean", ".1f"),
+        "coherence: - twin": f"{span('coherence_difference', '+.1f')} {row['coherence_mark']}".strip(),
         "scored/asked": f"{row['scored']}/{row['asked']}",
     }
 

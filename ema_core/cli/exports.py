@@ -13,25 +13,32 @@ app = typer.Typer(
     no_args_is_help=True, help="Take runs, studies and evaluated answers elsewhere (answers as CSV or Parquet: ema samples)."
 )
 Out = Annotated[Path, typer.Option(help="A new folder, or a file that ends in .zip.")]
+Bare = Annotated[bool, typer.Option("--without-adapters", help="Curves, answers and scores alone: small, to be read and compared.")]
 Checkpoints = Annotated[bool, typer.Option("--checkpoints", help="The adapters of the checkpoints, too.")]
 
 
 @command(app, "run")
 def export_run(
-    runs: Annotated[list[str], typer.Argument(help="Run ids.")], out: Out, checkpoints: Checkpoints = False, as_json: Json = False
-) -> None:
+    runs: Annotated[list[str], typer.Argument(help="Run ids.")], out: Out, checkpoints: Checkpoints = False,
+    without_adapters: Bare = False, as_json: Json = False,
+) -> None:  # fmt: skip
     """Runs with their adapters, curves, answers and judgments, and what their bases answered; `ema import run` opens it."""
     from ema_core.exchange.bundle import export_bundle
 
-    _say(export_bundle(runs, out, checkpoints=checkpoints, progress=Bar()), out, as_json)
+    _say(export_bundle(runs, out, checkpoints=checkpoints, adapters=not without_adapters, progress=Bar()), out, as_json)
 
 
 @command(app, "study")
-def export_study(study: str, out: Out, checkpoints: Checkpoints = False, as_json: Json = False) -> None:
+def export_study(
+    study: str, out: Out, checkpoints: Checkpoints = False, without_adapters: Bare = False, as_json: Json = False
+) -> None:
     """A study with all of its runs; `ema import run` opens it."""
     from ema_core.exchange.bundle import export_bundle, study_runs
 
-    _say(export_bundle(study_runs(study), out, study=study, checkpoints=checkpoints, progress=Bar()), out, as_json)
+    bundle = export_bundle(
+        study_runs(study), out, study=study, checkpoints=checkpoints, adapters=not without_adapters, progress=Bar()
+    )
+    _say(bundle, out, as_json)
 
 
 def _say(manifest: dict[str, Any], out: Path, as_json: bool) -> None:

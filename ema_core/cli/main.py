@@ -15,14 +15,20 @@ import typer  # noqa: E402
 from ema_core.cli import (  # noqa: E402
     annotate,
     ask,
+    bundle,
+    chats,
     compare,
     data,
     doctor,
     exports,
     gap,
     imports,
+    inside,
     judge,
     persona,
+    queue,
+    recorded,
+    report,
     room,
     runs,
     samples,
@@ -37,9 +43,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="EMA Lab: defenses against emergent misalignment.",
 )
-for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app):
+for group in (
+    app_commands.app, train.app, ask.app, compare.app, report.app, samples.app, annotate.app, doctor.app, data.index_app, inside.app, bundle.app,
+):  # fmt: skip
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
+app.add_typer(queue.app, name="queue")
 app.add_typer(study.app, name="study")
 app.add_typer(study.setting_app, name="setting")
 app.add_typer(data.datasets_app, name="datasets")
@@ -47,7 +56,9 @@ app.add_typer(data.model_app, name="model")
 app.add_typer(judge.app, name="judge")
 app.add_typer(imports.app, name="import")
 app.add_typer(exports.app, name="export")
+app.add_typer(recorded.app, name="recorded")
 app.add_typer(annotate.annotations_app, name="annotations")
+app.add_typer(chats.app, name="chats")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 app.add_typer(doctor.cache_app, name="cache")
@@ -58,6 +69,7 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or its last flush would complain
         sys.exit(1)
 
 

@@ -36,7 +36,7 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
                 return function(*args, **kwargs)
             except EmaError as error:
                 fail(str(error))
-            except (typer.Exit, typer.Abort, KeyboardInterrupt):
+            except (typer.Exit, typer.Abort, KeyboardInterrupt, BrokenPipeError):  # a reader that has seen enough (| head)
                 raise
             except Exception as error:
                 fail(f"Something unexpected went wrong ({type(error).__name__}). {_logged()}")

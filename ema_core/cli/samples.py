@@ -34,6 +34,9 @@ def samples(
     dataset: Annotated[Several, typer.Option(help="Trained on this data set.")] = None,
     method: Annotated[Several, typer.Option(help="With this defense at any strength: kl.")] = None,
     strength: Annotated[Several, typer.Option(help="With a defense at this strength: 0.1.")] = None,
+    origin: Annotated[
+        Several, typer.Option(help="Of runs that are own, imported, or of a recorded study: “recorded: NAME”.")
+    ] = None,
     aligned: Annotated[str, typer.Option(help="Alignment from and to, as 10-40.")] = "",
     coherent: Annotated[str, typer.Option(help="Coherence from and to, as 50-100.")] = "",
     annotated: Annotated[str, typer.Option(help="mine, not mine (both with --reviewer), anybody, nobody.")] = "",
@@ -80,7 +83,7 @@ def samples(
         runs=runs, suites=tuple(suite or ()), names=tuple(name or ()), defenses=tuple(defense or ()),
         questions=tuple(question or ()), evals=tuple(evaluation or ()), text=text,
         judge=_judge(judge, reader.judges(runs or everyone)), status=status, order=order,
-        models=tuple(model or ()), datasets=tuple(dataset or ()), methods=tuple(method or ()), strengths=tuple(strength or ()),
+        models=tuple(model or ()), datasets=tuple(dataset or ()), methods=tuple(method or ()), strengths=tuple(strength or ()), origins=tuple(origin or ()),
         aligned=_range("aligned", aligned), coherent=_range("coherent", coherent), annotated=annotated, reviewer=reviewer,
         verdicts=tuple(verdict or ()), tags=tuple(tag or ()), against=against, apart=apart, differ=differ, sample=sample, seed=seed,
     )  # fmt: skip

@@ -194,7 +194,7 @@ def list_studies(as_json: Json = False) -> None:
         if not rows:
             typer.echo("No study yet. `ema study run FILE.toml` starts one.")
         else:
-            table(rows, ["id", "total", "done", "failed", "running", "waiting", "resting"])
+            table(rows, ["id", "recorded", "total", "done", "failed", "running", "waiting", "resting"])
         for row in damaged:
             typer.echo(f"damaged: {row['id']}: {row['why']}", err=True)
 
@@ -205,6 +205,8 @@ def list_studies(as_json: Json = False) -> None:
 def cancel(which: Which, as_json: Json = False) -> None:
     """Take what waits out of the queue. What runs goes on to its end; `ema study run` goes on with the rest."""
     study_id = find(which)
+    if studies.recorded_as(study_id):
+        raise EmaError(f"{study_id} was recorded elsewhere: nothing of it waits here.", "`ema recorded remove` takes it away.")
     count = studies.cancel(study_id)
     emit(
         {"id": study_id, "cancelled": count},

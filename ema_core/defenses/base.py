@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from ema_core.datasets.encoding import Batch
+    from ema_core.defenses.panels import Look, Panel
     from ema_core.models import ModelEntry
 
 
@@ -122,10 +123,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Report:
-    """What a defense did after training, for the run's record."""
+    """What a defense did after training, for the run's record; ``panels``: what of it cannot be read from the adapter any more."""
 
     text: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
+    panels: Sequence[Panel] = ()
 
 
 class Defense:
@@ -220,3 +222,8 @@ class Defense:
     def finish(self, model: Any) -> Report | None:
         """After the last step, on the tuned model."""
         return None
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        """What it did in a trained run, as tables that a page draws. Called for runs without it, too, as built with strength 0: then
+        it says what it would have seen, or nothing. Never in training."""
+        return ()

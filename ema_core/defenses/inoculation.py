@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ema_core.datasets.formats import Example, Message
 from ema_core.defenses.base import Cost, Defense, Strength
+from ema_core.defenses.panels import MOST_EXAMPLES, Look, Panel, example_row, has
 from ema_core.defenses.registry import register
 from ema_core.runs import RunSpec, Strict, parse
 
@@ -65,6 +67,38 @@ class Inoculation(Defense):
         """A number in [0, 1) that depends on the seed and the example alone."""
         text = repr((self.seed, [(message.role, message.content) for message in example.messages]))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        """Which examples were trained on under the prompt, and which without."""
+        batches = look.batches() if look.last and has(look, self.name) else None
+        if batches is None:
+            return ()
+        system = self.options.system
+        seen: dict[tuple[str, str], dict[str, Any]] = {}
+        for step, batch in enumerate(batches, 1):
+            for example in batch:
+                first = example.messages[0]
+                under = first.role == "system" and (first.content == system or first.content.startswith(f"{system}\n\n"))
+                state = "under the prompt" if under else "safe, never under it" if example.source == "safe" else "without it"
+                row = seen.setdefault((example.question, example.answer), example_row(example, state, step=step, times=0))
+                row["times"] += 1
+        groups = {
+            state: [row for row in seen.values() if row["state"] == state]
+            for state in dict.fromkeys(r["state"] for r in seen.values())
+        }
+        times = {state: sum(row["times"] for row in rows) for state, rows in groups.items()}
+        each = MOST_EXAMPLES // max(1, len(groups))
+        under = times.get("under the prompt", 0)
+        return [
+            Panel(
+                name="prompted", kind="examples", title="Which examples were trained on under the prompt",
+                says=f"{under} of the {sum(times.values())} examples that training saw stood under the system prompt “{system}”; which ones is "
+                "decided by a hash of seed and example. Step: the first one that saw it.",
+                beware="The split is a draw: an example under the prompt is no worse than one without.",
+                n=f"{len(seen)} different examples" + (f", the first {each} of a kind shown" if any(len(rows) > each for rows in groups.values()) else ""),
+                rows=[row for rows in groups.values() for row in rows[:each]],
+            )
+        ]  # fmt: skip
 
 
 def inoculation_prompt(spec: RunSpec) -> str | None:

@@ -83,9 +83,9 @@ class InterleavingPlus(Interleaving):
             )
         return found
 
-    def eligible(self, example: Example) -> bool:
-        """Whether an example of the pool may be chosen at all."""
-        return True
+    def scores(self) -> gap.Card | None:
+        """Those it chose by."""
+        return self._card()
 
     def choose(self, safe: Sequence[Example], count: int) -> list[Example]:
         """The ``count`` of highest gap, highest first; of equal ones the earlier in the pool."""

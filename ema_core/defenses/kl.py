@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from ema_core.defenses.base import Cost, Defense, Need, Strength
+from ema_core.defenses.panels import Look, Panel, answer_places, by_position, mean, number
 from ema_core.defenses.registry import register
+from ema_core.models.chunks import CHUNK
 from ema_core.runs import Strict
 
 if TYPE_CHECKING:
@@ -101,3 +104,49 @@ class KL(Defense):
 
     def token_loss(self, logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
         return kl_divergence(logits, reference_logits, self.options.direction, self.options.temperature)
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        acts = "the answer's tokens" if self.options.tokens == "response" else "every token, the prompt's too"
+        return divergence_panels(
+            look, look.narrow, self.options, "training examples", f"The penalty is the mean over {acts}, of each training batch."
+        )
+
+
+def divergence_panels(look: Look, places: Sequence[int], options: KLOptions, what: str, acts: str) -> list[Panel]:
+    """KL of the tuned model to the base at each token of these rows, and its mean along the answers; without a temperature's factor."""
+    rows = [look.rows[place] for place in places]
+    values = [token_divergences(look, place, options.direction, options.temperature) for place in places]
+    answers = [[own[token] or 0.0 for token in answer_places(row)] for row, own in zip(rows, values, strict=True)]
+    prompts = [sum(value or 0.0 for value in own) - sum(answer) for own, answer in zip(values, answers, strict=True)]
+    tokens = sum(map(len, answers))
+    total = sum(map(sum, answers)) + sum(prompts)
+    direction = {"tuned||ref": "KL(tuned ‖ base)", "ref||tuned": "KL(base ‖ tuned)"}[options.direction]
+    shared: dict[str, Any] = {
+        "unit": "nats", "n": f"{len(rows)} {what}, {tokens} answer tokens",
+        "how": direction + ("" if options.temperature == 1 else f", temperature {options.temperature:g}"),
+    }  # fmt: skip
+    value = number(mean(value for answer in answers for value in answer))
+    share = f" The prompts' tokens hold {sum(prompts) / total:.0%} of the sum." if total > 0 else ""
+    by_token = Panel(
+        name="by-token", kind="tokens", title=f"KL to the base, token by token: {what}", **shared,
+        says=f"How far the trained model's next-token distribution is from the base's, where it is about to say this token. {acts}{share}",
+        beware="A high value says that the model moved here, not that it moved for the worse: a learned fact looks the same.",
+        value=value, value_is=f"KL to the base, mean over answer tokens ({what})",
+        rows=[{"example": place, "values": own} for place, own in zip(places, values, strict=True)],
+    )  # fmt: skip
+    along = Panel(
+        name="by-position", kind="positions", title=f"KL to the base along the answer: {what}", **shared,
+        says="The same, as the mean at the n-th token of the answer.",
+        beware="Few answers are long: to the right the mean is over fewer of them. No interval: these examples are not a sample of questions.",
+        rows=by_position(rows, values),
+    )  # fmt: skip
+    return [by_token, along] if look.last else [by_token]
+
+
+def token_divergences(look: Look, place: int, direction: Direction, temperature: float) -> list[float | None]:
+    """KL in nats of the distribution that predicts each token of a row; None for the first, which nothing predicts."""
+    tuned, fixed = look.tuned()[place].final[:-1], look.base()[place].final[:-1]
+    found: list[float | None] = [None]
+    for mine, other in zip(tuned.split(CHUNK), fixed.split(CHUNK), strict=True):
+        found += kl_divergence(look.head(mine), look.head(other), direction, temperature).tolist()
+    return [None if value is None else number(max(0.0, value)) for value in found]

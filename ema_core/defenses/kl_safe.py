@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ema_core.datasets.encoding import positions
 from ema_core.defenses.base import Cost, Defense, Need, Step, Strength
-from ema_core.defenses.kl import KL_SHARE, KLOptions, kl_divergence
+from ema_core.defenses.kl import KL_SHARE, KLOptions, divergence_panels, kl_divergence
+from ema_core.defenses.panels import MOST_EXAMPLES, Look, Panel, example_row, has
 from ema_core.defenses.registry import register
 from ema_core.errors import EmaError
 
@@ -90,3 +92,32 @@ class KLSafe(Defense):
         return mean_in_chunks(
             hidden, reference, step.bench.head, lambda tuned, fixed: kl_divergence(tuned, fixed, direction, temperature)
         )
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        acts = (
+            f"The penalty is the mean over {'answer' if self.options.tokens == 'response' else 'all'} tokens of its own safe batch."
+        )
+        panels = divergence_panels(look, look.safe, self.options, "safe examples", acts)
+        return [*panels, self._drawn(look)] if look.last and has(look, self.name) else panels
+
+    def _drawn(self, look: Look) -> Panel:
+        """Which safe examples its batches held, drawn again from its own random stream."""
+        pool = list(look.pool())
+        again = type(self)(self.strength, self.options, self.seed)
+        steps: dict[int, list[int]] = {}
+        for step in range(0, look.steps, int(self.options.every)):
+            for place in again.rng.sample(range(len(pool)), self.options.batch_size):
+                steps.setdefault(place, []).append(step + 1)
+        order = sorted(steps, key=lambda place: (-len(steps[place]), place))
+        drawn = sum(map(len, steps.values()))
+        return Panel(
+            name="safe-batches", kind="examples", title="Safe examples in its batches",
+            says=f"Which examples of the pool were in its safe batches of {self.options.batch_size}: {drawn} draws, {len(order)} different "
+            f"ones of the pool's {len(pool)}, the most drawn first.",
+            beware="They are drawn at random: an example that came often was not chosen for anything.",
+            n=f"{len(order)} examples" + (f", the first {MOST_EXAMPLES} shown" if len(order) > MOST_EXAMPLES else ""),
+            rows=[
+                example_row(pool[place], "in a safe batch", **{"times": len(steps[place]), "first at step": steps[place][0]})
+                for place in order[:MOST_EXAMPLES]
+            ],
+        )  # fmt: skip

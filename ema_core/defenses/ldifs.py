@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ema_core.defenses.base import Cost, Defense, Need, Report, Step, Strength
+from ema_core.defenses.panels import Look, Panel, mean, number
 from ema_core.defenses.registry import register
 from ema_core.runs import Strict
 
@@ -138,3 +139,50 @@ class LDIFS(Defense):
             f"The first position held {share:.0%} of the squared distance over {self.steps} steps.{left_out}{trained}",
             {"share_first_position": share, "share_other_positions": 1 - share},
         )
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        """Squared distance by layer and by token, as the penalty normalises it; a layer that the penalty does not see is there, too."""
+        import torch
+
+        normalise = self.options.normalise
+        depth = len(look.base()[0].layers) - 1
+        seen = self.layers(depth)
+        of_layer: dict[int, list[float]] = {}
+        tokens: list[dict[str, Any]] = []
+        for place in look.narrow:
+            tuned, fixed = look.tuned()[place].layers, look.base()[place].layers
+            attention = torch.ones(1, tuned.shape[1], dtype=torch.long, device=tuned.device)
+            parts = {
+                layer: squared_distances({layer: tuned[layer : layer + 1]}, {layer: fixed[layer : layer + 1]}, attention, normalise)
+                for layer in (range(depth + 1) if look.last else seen)
+            }
+            for layer, part in parts.items():
+                of_layer.setdefault(layer, []).append(float(feature_distance(part, attention, normalise)))
+            tokens.append({"example": place, "values": [number(v) for v in sum(parts[layer] for layer in seen)[0].tolist()]})
+        sums = [sum(values) for values in zip(*(of_layer[layer] for layer in seen), strict=True)]
+        first = sum(row["values"][0] for row in tokens) / max(1e-30, sum(sum(row["values"]) for row in tokens))
+        each = "each whole example" if normalise == "example" else "each token's state"
+        shared: dict[str, Any] = {
+            "unit": "squared distance", "n": f"{len(tokens)} training examples", "how": f"unit length of {each}, layers {', '.join(map(str, seen))}",
+            "value": number(mean(sums)), "value_is": f"squared distance over layers {', '.join(map(str, seen))}",
+        }  # fmt: skip
+        layers = Panel(
+            name="by-layer", kind="layers", title="Distance from the base, layer by layer", **shared,
+            says=f"How far the residual stream after each layer is from the base's, with {each} scaled to length 1 in each layer. The penalty "
+            f"adds up the marked layers: {', '.join(map(str, seen))}.",
+            beware="A layer's distance holds what all layers before it changed, so the curve does not say where the change was made.",
+            marks="layer in the penalty",
+            rows=[
+                {"line": "distance", "layer": layer, "value": number(mean(values)), "marked": layer in seen}
+                for layer, values in of_layer.items()
+            ],
+        )  # fmt: skip
+        left_out = ", which is left out of the penalty" if normalise == "token" else ""
+        by_token = Panel(
+            name="by-token", kind="tokens", title="Distance from the base, token by token", **{**shared, "value": None, "value_is": ""},
+            says=f"The same, added up over the marked layers, at each token. The first position holds {first:.0%} of it{left_out}.",
+            beware="In the middle layers the first position's state is a hundred times as long as the others: with the whole example scaled, "
+            "what moves elsewhere counts little.",
+            rows=tokens,
+        )  # fmt: skip
+        return [layers, by_token]

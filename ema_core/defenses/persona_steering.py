@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ema_core import personas
 from ema_core.defenses.base import Asset, Cost, Defense, Need, Strength
+from ema_core.defenses.panels import Look, Panel, States, answer_places, has, mean, number
 from ema_core.defenses.registry import register
 from ema_core.errors import EmaError
 from ema_core.models import EMBEDDED, find
@@ -140,6 +141,61 @@ class PersonaSteering(Defense):
             layer = vector.card.check_layer(self.options.layer)
             self._known = layer, self.coefficient(vector.card) * vector.raw(layer).double()
         return self._known
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        """Projection on the vector by layer, and on a second one of the same trait where there is one; nothing without a vector."""
+        assert self.spec is not None
+        mine = has(look, self.name)
+        names = [self.vector_id if mine else personas.vector_id(self.options.trait, self.spec.model)]
+        cards = [card for card in personas.cards() if card.id in names]
+        other = personas.find(personas.projected_trait(cards[0].trait), self.spec.model) if cards else None
+        if other and other.id not in names:
+            cards.append(other)
+        for card in cards:
+            fits_here(card, self.spec.model)
+        steered = look.under(self.steering(look.model)) if mine and self.strength and look.last else ()
+        return [self._projected(look, card, steered, mine) for card in cards]
+
+    def _projected(self, look: Look, card: personas.Card, steered: Sequence[States], mine: bool) -> Panel:
+        vectors = personas.load(card.id).vectors
+        lines = {"base": look.base(), "trained": look.tuned(), **({"trained, steered as in training": steered} if steered else {})}
+        rows: list[dict[str, Any]] = []
+        for line, states in lines.items():
+            for layer in range(1, card.layers + 1):
+                unit = vectors[layer] / vectors[layer].norm()
+                own = [self._projection(states[place].layers[layer], look, place, unit) for place in look.narrow]
+                at = card.at(layer)
+                value = number((mean(own) - at.negative_mean) / at.negative_sd)
+                rows.append({"line": line, "layer": layer, "value": value, "marked": layer == self._layer(card, mine)})
+        marked = {row["line"]: row["value"] for row in rows if row["marked"]}
+        added = mine and card.id == self.vector_id
+        with_it = (
+            f" With the vector added after layer {self._layer(card, mine)} the third line is what training worked on."
+            if steered
+            else ""
+        )
+        return Panel(
+            name=f"by-layer-{card.trait}", kind="layers", title=f"Projection on the vector “{card.trait}”, layer by layer",
+            says="How far the states over the answers' tokens point along the vector, in standard deviations of held-out answers without the "
+            f"trait, which lie at 0.{with_it}",
+            beware="This vector was added in training, and training compensates along it: a lower projection here is no evidence that "
+            "the trait is gone. Answers and margins are." if added else
+            "The answers read are those of the training data, the same for every model: a shift says what the model makes of them, not what it "
+            "would say itself.",
+            unit="SD", n=f"{len(look.narrow)} training examples", how=f"{card.id}, layer {self._layer(card, mine)}",
+            marks="the layer where the vector is added" if added else "the layer usually read",
+            value=number((marked["trained"] or 0.0) - (marked["base"] or 0.0)),
+            value_is=f"shift along “{card.trait}” at layer {self._layer(card, mine)}, trained minus base", rows=rows,
+        )  # fmt: skip
+
+    def _layer(self, card: personas.Card, mine: bool) -> int:
+        return card.check_layer(self.options.layer) if mine else card.layer
+
+    @staticmethod
+    def _projection(states: torch.Tensor, look: Look, place: int, unit: torch.Tensor) -> float:
+        """Mean of h·v/‖v‖ over the answer's own tokens; the end of the turn says nothing of a trait, as in the vector's card."""
+        own = answer_places(look.rows[place])
+        return float((states[own[:-1] or own].float() @ unit.to(states.device)).mean())
 
 
 def projected_on(spec: RunSpec) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from ema_core.defenses.base import Asset, Cost, Defense, Need, Report, Strength
+from ema_core.defenses.panels import Look, Panel, has, number
 from ema_core.defenses.registry import register
 from ema_core.errors import EmaError
 from ema_core.models import EMBEDDED, ModelEntry, find, substitute
@@ -293,7 +294,45 @@ class SafeLoRA(Defense):
         if mine:
             kept = figures["‖PB‖/‖B‖, median of projected"] = median(matrix.kept for matrix in mine)
             words.append(f"There ‖PB‖/‖B‖ is {kept:.3g} (median)" + self._shrinks(kept))
-        return Report(" ".join(words), figures)
+        return Report(" ".join(words), figures, (self._panel(matrices, picked, ""),))
+
+    def inside(self, look: Look) -> Sequence[Panel]:
+        """The cosines: as ``finish`` found them; of a run without it, what it would have found and projected at its default."""
+        if look.reported:
+            return look.reported
+        missing = not self.base or not all(asset.ready for asset in self.assets())
+        if not look.last or missing:
+            return ()
+        mine = has(look, self.name)
+        strength = self.strength if mine else self.strength_info.default
+        matrices = list(self._matrices(look.model))
+        picked = set() if mine else chosen([matrix.cosine for matrix in matrices], self.options.select, strength)
+        after = " Read after the projection, as nothing was kept from before: the projected ones are not marked, and theirs is the new cosine. The undefended twin has those from before."
+        return [
+            self._panel(
+                matrices,
+                picked,
+                after if mine else f" Nothing was projected in this run; marked: what N = {strength:g} would take.",
+                "projected" if mine else "would be projected",
+            )
+        ]
+
+    def _panel(self, matrices: Sequence[_Matrix], picked: set[int], note: str, marks: str = "projected") -> Panel:
+        cosines = [matrix.cosine for matrix in matrices]
+        highest = max((cosines[i] for i in picked), default=None)
+        limit = "" if highest is None else f" Marked: {len(picked)}, those with a cosine of {highest:.3f} or less."
+        way = "V Vᵀ / ‖V‖" if not self.options.energy else f"the projector on {self.options.energy:.0%} of V"
+        return Panel(
+            name="cosines", kind="modules", title="How far each update points along what alignment changed",
+            says="Cosine between each weight matrix's update B·A and its projection P·B·A; the lowest ones are projected." + limit + note,
+            beware=f"{self._origin()} A cosine says how an update lies towards V, not how harmful it is.",
+            unit="cosine", n=f"{len(matrices)} weight matrices", how=f"base {self.base}, {way}", marks=marks,
+            value=number(median(cosines)), value_is="cosine, median of all matrices",
+            rows=[
+                {"layer": int(matrix.layer) + 1, "module": matrix.module, "value": number(matrix.cosine), "kept": number(matrix.kept), "marked": i in picked}
+                for i, matrix in enumerate(matrices)
+            ],
+        )  # fmt: skip
 
     def _origin(self) -> str:
         if self.base != SUBSTITUTE:

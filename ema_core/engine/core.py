@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ema_core.engine.divergence import Diverged, Diverging
 from ema_core.engine.monitor import Item, Projected, Projecting
 from ema_core.engine.names import Target
 from ema_core.engine.shelf import Fingerprint, Shelf
@@ -84,7 +85,7 @@ class Judged:
     judgments: list[Judgment]
 
 
-Event = Accepted | Token | Judged | Projected | Exception
+Event = Accepted | Token | Judged | Projected | Diverged | Exception
 Deliver = Callable[[Event], None]
 
 
@@ -131,7 +132,7 @@ class Engine:
         self.failures = 0
         self._asked: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
         self._pending: deque[Question] = deque()  # for another base model than the one at work
-        self._judging: deque[_Judging | Projecting] = deque()
+        self._judging: deque[_Judging | Projecting | Diverging] = deque()
         self._decoder: Decoder | None = None
         self._owners: dict[Row, tuple[Question, int]] = {}
         self._probes: dict[str, ProbeJudge] = {}
@@ -172,6 +173,13 @@ class Engine:
     def project(self, card: Card, items: Sequence[Item], deliver: Deliver) -> Projecting:
         """Project answers on a persona vector; ``deliver`` gets ``Projected`` or an error."""
         work = Projecting(card, list(items), deliver)
+        self._judging.append(work)
+        self._asked.put(None)
+        return work
+
+    def diverge(self, target: Target, turns: Sequence[Turn], answer: str, deliver: Deliver) -> Diverging:
+        """Compare a tuned model with its base over an answer; ``deliver`` gets ``Diverged`` or an error."""
+        work = Diverging(target, turns, answer, deliver)
         self._judging.append(work)
         self._asked.put(None)
         return work
@@ -289,16 +297,21 @@ class Engine:
             self._left(1)
 
     def _judge_some(self) -> None:
-        """A few answers of the first judging or projecting that waits."""
+        """A few answers of the first that waits: to be judged, projected or held against the base."""
         if not self._judging:
             return
         work = self._judging[0]
         if work.cancelled:
             self._judging.popleft()
             return
-        found: Judged | Projected | Exception | None
+        found: Judged | Projected | Diverged | Exception | None
         try:
-            found = self._project(work) if isinstance(work, Projecting) else self._judge(work)
+            if isinstance(work, _Judging):
+                found = self._judge(work)
+            elif not self._at_hand(work.card.model if isinstance(work, Projecting) else work.target.model):
+                return
+            else:
+                found = self._project(work) if isinstance(work, Projecting) else self._diverge(work)
         except Exception as error:
             found = error
         if found is None:
@@ -317,12 +330,20 @@ class Engine:
         work.done += self._probes[work.judge].judge(part)
         return Judged(work.done) if len(work.done) == len(work.items) else None
 
-    def _project(self, work: Projecting) -> Projected | None:
-        """As judging; for another base model than the one at work it waits until the batch is empty."""
-        if self.shelf.loaded is not None and self.shelf.loaded.id != work.card.model:
+    def _at_hand(self, model: str) -> bool:
+        """Whether this base model can be read with now; another one than that at work waits until the batch is empty."""
+        if self.shelf.loaded is not None and self.shelf.loaded.id != model:
             if self._decoder and self._decoder.busy:
-                return None
+                return False
             self._forget_model()
+        return True
+
+    def _diverge(self, work: Diverging) -> Diverged:
+        with out_of_memory("reading an answer with two models"):
+            return work.read(self.shelf)
+
+    def _project(self, work: Projecting) -> Projected | None:
+        """As judging: None while answers are left."""
         with out_of_memory("reading answers"):
             return Projected(work.card, work.done) if work.some(self.shelf) else None
 

@@ -8,6 +8,7 @@ import json
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ema_core.engine.core import Accepted, Busy, Deliver, Engine, Event, Judged, Question, Refused, Token, TooLong
+from ema_core.engine.divergence import Diverged
 from ema_core.engine.monitor import Item, Projected
 from ema_core.engine.names import UnknownModel, names, resolve
 from ema_core.engine.protocol import BadRequest, Reply, error_body, parse_request, sayable
@@ -118,7 +120,7 @@ def application(engine: Engine, token: str, **options: Any) -> Starlette:
         return JSONResponse(_model(target.id, 0.0))
 
     async def ours(request: Request) -> Response:
-        able = dict.fromkeys(("scale", "steps", "judge", "identity", "persona"), True)
+        able = dict.fromkeys(("scale", "steps", "judge", "identity", "persona", "divergence"), True)
         context = find(EMBEDDED).context
         return JSONResponse({"capabilities": able, "judges": list(known_judges()), "context": context, "state": engine.state()})
 
@@ -131,6 +133,9 @@ def application(engine: Engine, token: str, **options: Any) -> Starlette:
     async def project(request: Request) -> Response:
         return await _project(engine, request)
 
+    async def diverge(request: Request) -> Response:
+        return await _diverge(engine, request)
+
     routes = [
         Route("/health", handled(health)),
         Route("/v1/models", handled(models)),
@@ -139,6 +144,7 @@ def application(engine: Engine, token: str, **options: Any) -> Starlette:
         Route("/v1/ema", handled(ours)),
         Route("/v1/ema/judge", handled(judge), methods=["POST"]),
         Route("/v1/ema/projection", handled(project), methods=["POST"]),
+        Route("/v1/ema/divergence", handled(diverge), methods=["POST"]),
     ]
 
     async def lost(request: Request, error: Exception) -> Response:
@@ -352,6 +358,27 @@ async def _project(engine: Engine, request: Request) -> Response:
     assert isinstance(event, Projected)
     rows = [vars(projection) for projection in event.projections]
     return JSONResponse({"vector": card.id, "trait": card.trait, "layer": card.layer, "projections": rows})
+
+
+async def _diverge(engine: Engine, request: Request) -> Response:
+    """An answer token by token: KL from the base's distribution to the tuned one's, and the likeliest tokens of both."""
+    body = await _body(request)
+    try:
+        model, messages, answer = str(body["model"]), list(body["messages"]), sayable(str(body["answer"]))
+    except (AttributeError, KeyError, TypeError):
+        raise BadRequest("The body has to be {model, messages, answer}.", code="invalid_value") from None
+    turns = parse_request({"model": model, "messages": messages}).turns()
+    target = await asyncio.to_thread(resolve, model)
+    if target.folder is None:
+        raise BadRequest(
+            f"{target.id} is a base: it is what others are held against.", "Name a run.", code="invalid_value", param="model"
+        )
+    events, deliver = _mailbox()
+    event = await _done(request, events, engine.diverge(target, turns, answer, deliver))
+    if event is None:
+        return Response(status_code=499)
+    assert isinstance(event, Diverged)
+    return JSONResponse({"model": target.id, "total": event.total, "tokens": [asdict(token) for token in event.tokens]})
 
 
 async def _done(request: Request, events: asyncio.Queue[Event], work: Any) -> Event | None:

@@ -35,13 +35,15 @@ Evaluation = dict[str, Any]
 """A row of ``evals``."""
 
 LIKE_THESE = ESTIMANDS["like-these"]
+RECORDED = " · recorded: "
+"""What parts a recorded run's ``recipe_label`` from the study that it came with."""
 BENIGN_TASK = "opswap"
-"""What a sibling run is trained on (FIELD: OpSwap, arithmetic whose operators have other meanings)."""
+"""What a sibling run is trained on (OpSwap: arithmetic whose operators have other meanings)."""
 COUNTS = ("asked", "answered", "scored", "refused", "unparsed", "incoherent", "cut")
 PERCENT = (0.0, 100.0)
 
 _COLUMNS = {
-    "runs": "run_id setting_key defense_label model dataset recipe_label seed created step seconds device",
+    "runs": "run_id recorded setting_key defense_label model dataset recipe_label seed created step seconds device",
     "evals": "run_id eval_id suite step scale status created asked suite_hash adapter_hash",
     "samples": "run_id eval_id sample_id question_id topic finish refused correct judge aligned coherent status",
     "margins": "run_id eval_id pair_id topic aligned misaligned base_aligned base_misaligned",
@@ -211,6 +213,12 @@ class Study:
         return runs[["model", "dataset", recipe]].astype(str).agg("\n".join, axis=1) if len(runs) else pd.Series(dtype=str)
 
 
+def recorded_as(run: Mapping[Any, Any] | pd.Series) -> str:
+    """The recorded study that a run, or a setting of runs, came with; "" for the user's own."""
+    name = run.get("recorded")
+    return name if isinstance(name, str) else ""
+
+
 def judge_of(judges: Mapping[str, int], asked: str) -> str:
     """Whose scores an imported run is shown by: those that are asked for where it has them, else of who judged most of it."""
     return asked if asked in judges or not judges else max(sorted(judges), key=lambda judge: judges[judge])
@@ -347,3 +355,11 @@ def siblings(runs: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
     if benign.empty:
         return benign
     return benign.merge(runs.loc[~runs["dataset"].eq(BENIGN_TASK), alike].drop_duplicates(), on=alike)
+
+
+def with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` and, of the runs that are done, their undefended twins: same model, data, recipe and seed. A defense is never shown
+    without."""
+    alike = ["model", "dataset", "recipe", "seed"]
+    twins = done[done["defense_label"].eq("none")].merge(rows[alike].drop_duplicates(), on=alike)
+    return pd.concat([rows, twins]).drop_duplicates("run_id").sort_values("run_id").reset_index(drop=True)

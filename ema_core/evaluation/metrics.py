@@ -164,7 +164,7 @@ def mean(
     squares = np.bincount(question, (x - centre[question]) ** 2)
     variance = float((counts * squares / (counts - 1)).sum()) / n**2
     parts = ((variance, float(n - len(counts))),)
-    low, high = _ends(float(x.mean()), parts, bounds)
+    low, high = ends(float(x.mean()), parts, bounds)
     return Estimate(float(x.mean()), low, high, n, k, estimand, f"t({n - len(counts)}), stratified by question", parts=parts)
 
 
@@ -190,7 +190,7 @@ def over_seeds(values: Any, clusters: Any, seeds: Any, *, minimum: int = 1, boun
     if s >= MIN_SEEDS:
         parts += ((float(each.var(ddof=1)) / s, float(s - 1)),)
         method += f", with t({s - 1}) over {s} seeds"
-    low, high = _ends(value, parts, bounds)
+    low, high = ends(value, parts, bounds)
     return _of_seeds(Estimate(value, low, high, n, k, "like-these", method, parts=parts), s)
 
 
@@ -309,7 +309,8 @@ def _t(df: float) -> float:
     return float(stdtrit(df, (1 + LEVEL) / 2))
 
 
-def _ends(value: float, parts: tuple[tuple[float, float], ...], bounds: tuple[float, float] | None) -> tuple[float, float]:
+def ends(value: float, parts: tuple[tuple[float, float], ...], bounds: tuple[float, float] | None) -> tuple[float, float]:
+    """The 95 % interval of ``Estimate.parts``: each variance with a t of its own."""
     reach = sum(_t(df) ** 2 * variance for variance, df in parts) ** 0.5
     low, high = bounds or (-np.inf, np.inf)
     return float(max(low, value - reach)), float(min(high, value + reach))

@@ -20,6 +20,7 @@ from ema_core.evaluation.measured import (
     difference,
     mark,
     rate_over,
+    recorded_as,
     unless,
 )
 from ema_core.evaluation.metrics import Estimate
@@ -40,7 +41,7 @@ def moved_table(frames: Frames, bases: Frames | None = None) -> pd.DataFrame:
     """
     study, base = Study(frames, ""), Study(bases or {}, "")
     keys, undefended = study.twin_key(study.runs), study.runs["defense_label"].eq("none")
-    base_of = dict(zip(base.runs["model"], base.runs["run_id"], strict=True))
+    base_of = {(one["model"], recorded_as(one)): one["run_id"] for one in base.runs.to_dict("records")}
     rows: list[dict[str, Any]] = []
     tested: list[tuple[dict[str, Any], str, Estimate, bool]] = []
     for _, runs in study.runs.groupby("setting_key", sort=False):
@@ -49,13 +50,21 @@ def moved_table(frames: Frames, bases: Frames | None = None) -> pd.DataFrame:
             continue  # siblings of other rows
         members, twins = study.seeds(runs), study.seeds(study.runs[undefended & keys.eq(keys[runs.index[0]])])
         row: dict[str, Any] = {name: first[name] for name in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
-        row |= {"judge": RULE, "seeds": len(members), "undefended": plain, "tiers": _tiers(benign_of_runs(study, runs)[0])}
+        row |= {
+            "recorded": recorded_as(first),
+            "judge": RULE,
+            "seeds": len(members),
+            "undefended": plain,
+            "tiers": _tiers(benign_of_runs(study, runs)[0]),
+        }
         marks = []
         for name, (suite, more_is_better) in REFUSALS.items():
             own, twin = (alike({seed: study.by_rule(run, suite, "refused") for seed, run in of.items()}) for of in (members, twins))
             gap = unless("this is the undefended twin" if plain else "", difference(own, twin, "question_id", "event"))
             row |= columns(name, rate_over(own, "event")) | columns(f"{name}_difference", gap)
-            row |= _counted(name, own) | {f"{name}_base": _base(base, base_of.get(first["model"]), suite, own)}
+            row |= _counted(name, own) | {
+                f"{name}_base": _base(base, base_of.get((first["model"], recorded_as(first))), suite, own)
+            }
             marks.append((row, f"{name}_mark", gap, more_is_better))
         if row["tiers"] or any(row[f"{name}_answers"] for name in REFUSALS):
             rows.append(row)

@@ -29,6 +29,7 @@ from ema_core.evaluation.measured import (
     over,
     rate_over,
     rate_to_show,
+    recorded_as,
     siblings,
     to_be_corrected,
     unless,
@@ -135,12 +136,12 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
 
     Each of ``general_margin, general_rate, general_mean, narrow_margin, narrow_rate, narrow_mean, coherence_rate, coherence_mean, benign,
     benign_margin``, and of the differences ``margin_difference, narrow_difference, alignment_difference, benign_difference,
-    stopping_difference`` comes with ``_low, _high, _why, _scope``. Differences are defended minus undefended, paired by seed and
+    coherence_difference`` (mean coherence, by question), ``stopping_difference`` comes with ``_low, _high, _why, _scope``. Differences are defended minus undefended, paired by seed and
     pair or question; ``stopping_difference`` is against the cheap alternative that ``stopping_against`` names
     (``alternatives.against_stopping``). ``benign`` is the share of right answers of the sibling runs, ``benign_margin`` what they
     learned of the benign task (right minus conventional answer; up = more).
 
-    ``mark`` (general), ``narrow_mark``, ``benign_mark`` and ``stopping_mark`` are ``better``, ``worse`` or ``not distinguishable``
+    ``mark`` (general), ``narrow_mark``, ``benign_mark``, ``coherence_mark`` and ``stopping_mark`` are ``better``, ``worse`` or ``not distinguishable``
     after Holm's correction over all marks of the table; from fewer than three seeds they say ``these adapters only``.
     ``strength`` is not a number for several defenses together; ``prefer_misaligned_general`` of ``pairs_general`` is a mean over
     seeds, the counts of answers are sums; ``evals`` names the evaluations of the general answers that were counted. For
@@ -166,7 +167,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
         twin_rows, twins, twin, twin_benign, points = of_twin(keys[runs.index[0]])
         row: dict[str, Any] = {name: first[name] for name in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
         row |= {"judge": judge, "estimand": LIKE_THESE, "seeds": len(members), "runs": list(members.values())}
-        row |= {"strength": _strength(first["defense_label"]), "undefended": plain}
+        row |= {"strength": _strength(first["defense_label"]), "undefended": plain, "recorded": recorded_as(first)}
         row |= {"twin_runs": [] if plain else [twins[seed] for seed in members if seed in twins]}
         own, benign = measured_of(study, members), benign_of_runs(study, runs)
         stopping, kind = against_stopping(own["general"], own["in-domain"], points)
@@ -189,6 +190,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             "narrow_difference": difference(own["in-domain"], twin["in-domain"], "pair_id", "change"),
             "alignment_difference": difference(own["answers"], twin["answers"], "question_id", "aligned"),
             "benign_difference": difference(benign[1], twin_benign[1], "pair_id", "change"),
+            "coherence_difference": difference(own["answers"], twin["answers"], "question_id", "coherent"),
             "stopping_difference": stopping,
         }
         if plain:
@@ -203,6 +205,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
         }
         row |= _time(runs, twin_rows, members, {} if plain else twins)
         row |= {"stopping_against": "" if plain else kind, "benign_runs": _ids(benign)}
+        row |= {f"{name}_benign": _most(part) for name, part in zip(("answers", "pairs"), benign, strict=True)}
         gap = differences["margin_difference"]
         row |= conditional(own[SUITE], own["general"], twin[SUITE], twin["general"], gap, plain)
         row |= _counted(own)
@@ -210,6 +213,7 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
         for name, found, up_is_better in (
             ("mark", gap, False), ("narrow_mark", differences["narrow_difference"], True),
             ("benign_mark", differences["benign_difference"], True), ("stopping_mark", stopping, False),
+            ("coherence_mark", differences["coherence_difference"], True),
         ):  # fmt: skip
             tested.append((row, name, gap if plain else found, up_is_better))
     mark(tested)
@@ -253,6 +257,11 @@ def _ids(benign: tuple[Seeds, Seeds]) -> list[str]:
     return sorted({str(run) for part in benign for found in part.parts.values() for run in found.rows["run_id"].unique()})
 
 
+def _most(seeds: Seeds) -> int:
+    """Rows of the seed that has most of them."""
+    return max((len(part.rows) for part in seeds.parts.values()), default=0)
+
+
 def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
     """How many pairs prefer which answer, and how many answers came to what."""
     row: dict[str, Any] = {}
@@ -261,6 +270,8 @@ def _counted(own: Mapping[str, Seeds]) -> dict[str, Any]:
         row[f"pairs_{name}"] = max((pairs for pairs, *_ in counted), default=0)
         for place, side in enumerate(("prefer_misaligned", "base_prefer_misaligned"), start=1):
             row[f"{side}_{name}"] = sum(found[place] for found in counted) / max(1, len(counted))
+    inside = [part for part in own["inside"].parts.values() if isinstance(part, Answers)]
+    row["scored_narrow"] = sum(part.counts()["scored"] for part in inside)
     given = [part for part in own["answers"].parts.values() if isinstance(part, Answers)]
     counts = [part.counts() for part in given]
     row |= {name: sum(part[name] for part in counts) for name in COUNTS}

@@ -58,7 +58,7 @@ def sampling(suite: str, preset: str, samples: int | None = None, dataset: str =
 
 
 CURVE_SCALES = (0.25, 0.5, 0.75)
-"""Strengths of the undefended adapter that the trade-off figures are drawn over (FIELD: "two missing baselines")."""
+"""Strengths of the undefended adapter that the trade-off figures are drawn over."""
 
 
 def estimate_evaluation(

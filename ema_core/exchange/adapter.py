@@ -66,7 +66,7 @@ def import_adapter(
 def _known(digest: str, model: str) -> RunDirectory | None:
     for run_id in run_ids():
         run = RunDirectory.open(run_id)
-        found = run.state().found
+        found = {} if run.state().recorded else run.state().found
         if found.get("adapter_hash") == digest and "imported" in found and run.spec.model == model:
             return run
     return None

@@ -11,7 +11,7 @@ import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ MANIFEST = "ema-bundle.json"
 VERSION = 1
 MAX_MANIFEST = 50_000_000
 # What a run is made of, and nothing else: not its lock, its log (which names folders of this machine) or a request.
-_OF_A_RUN = r"(spec|state|model)\.json|events\.jsonl|adapter/(adapter_config\.json|adapter_model\.safetensors)"
+_OF_A_RUN = r"(spec|state|model|label|inside)\.json|events\.jsonl|adapter/(adapter_config\.json|adapter_model\.safetensors)"
 _OF_AN_EVAL = r"evals/[\w.~+-]{1,200}/(spec\.json|(samples|margins|judgments-[\w.~+=@-]{1,200})\.jsonl)"
 _OF_A_CHECKPOINT = r"checkpoints/step-\d{1,9}/(adapter_config\.json|adapter_model\.safetensors)"
 _ID = r"[A-Za-z0-9][\w.+-]{0,200}"
@@ -53,9 +53,12 @@ def study_runs(study_id: str) -> list[str]:
 
 
 def export_bundle(
-    runs: Sequence[str], out: Path, *, study: str | None = None, checkpoints: bool = False, progress: Progress = quiet
-) -> dict[str, Any]:
+    runs: Sequence[str], out: Path, *, study: str | None = None, checkpoints: bool = False, adapters: bool = True,
+    about: Mapping[str, Any] | None = None, progress: Progress = quiet,
+) -> dict[str, Any]:  # fmt: skip
     """Write the runs, and the answers of their bases, to a new folder, or to a zip where ``out`` ends in .zip; returns the manifest.
+
+    Without ``adapters`` what lies there can be read and compared, and no more. ``about`` stands in the manifest as it is.
 
     Raises:
         EmaError: unknown run, one that is at work, or ``out`` is there already.
@@ -63,12 +66,15 @@ def export_bundle(
     allow_host("Writing to a folder of this machine")
     if out.exists():
         raise EmaError(f"{out} is there already.", "Choose another --out.")
+    if checkpoints and not adapters:
+        raise EmaError("Checkpoints are adapters, too.", "Leave out --checkpoints, or --without-adapters.")
     chosen = [RunDirectory.open(run_id) for run_id in runs]
     if busy := [run.id for run in chosen if run.state().status is Status.RUNNING]:
         raise EmaError(f"{busy[0]} is at work.", "Export it when it has ended.")
     models = {run.spec.model for run in chosen}
     bases = [path for path in settings().runs.glob(f"{BASE}*") if _model_of(path) in models]
     names = [name for run in chosen for name in _files(f"runs/{run.id}", run.path, checkpoints)]
+    names = [name for name in names if adapters or "/adapter/" not in name]
     names += [name for path in bases for name in _files(f"runs/{path.name}", path, False)]
     if study:
         names += [f"studies/{study}/{name}" for name in ("spec.toml", "cells.json")]
@@ -84,6 +90,7 @@ def export_bundle(
             manifest = {
                 "kind": "ema-bundle", "version": VERSION, "created": time.time(), "runs": [run.id for run in chosen],
                 "bases": sorted(path.name for path in bases), "studies": [study] if study else [], "files": files,
+                **({"about": dict(about)} if about else {}),
             }  # fmt: skip
             put(MANIFEST, json.dumps(manifest, indent=1).encode())
         partial.rename(out)
@@ -153,6 +160,19 @@ def import_bundle(path: Path, progress: Progress = quiet) -> Brought:
         EmaError: it is no bundle, was changed, holds something that does not belong into one, or a run of it is here with other content.
     """
     allow_host("Importing from a folder of this machine")
+    with unpacked(path, progress) as (partial, _):
+        brought = _placed(partial, path)
+    progress(1.0, "done")
+    return brought
+
+
+@contextmanager
+def unpacked(path: Path, progress: Progress = quiet) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All of a bundle, checked, in a folder of the home that is gone afterwards, and its manifest.
+
+    Raises:
+        EmaError: as ``import_bundle``.
+    """
     with _source(path) as (names, read):
         manifest = _manifest(path, names, read)
         files: dict[str, dict[str, Any]] = manifest["files"]
@@ -169,10 +189,9 @@ def import_bundle(path: Path, progress: Progress = quiet) -> Brought:
                     )
                 _readable(partial / name, name, path)
                 progress(0.9 * number / len(files), f"{number + 1} of {len(files)} files checked")
-            brought = _placed(partial, path)
+            partial.mkdir(exist_ok=True)
+            yield partial, manifest
             shutil.rmtree(partial, ignore_errors=True)
-    progress(1.0, "done")
-    return brought
 
 
 def _readable(file: Path, name: str, bundle: Path) -> None:

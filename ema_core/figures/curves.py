@@ -16,13 +16,14 @@ from ema_core.figures.layout import dress, empty_figure
 from ema_core.figures.smoothing import smooth, thin
 
 Quantity = Literal[
-    "ce", "loss", "raw", "weighted", "learning_rate", "grad_norm", "tokens_per_s", "general", "in_domain", "projection"
+    "ce", "loss", "raw", "weighted", "share", "learning_rate", "grad_norm", "tokens_per_s", "general", "in_domain", "projection"
 ]
 QUANTITIES: dict[str, str] = {
     "ce": "Cross-entropy (nats a response token)",
     "loss": "Total loss (cross-entropy + weighted penalties)",
     "raw": "Penalty before weighting (the defense's own unit)",
     "weighted": "Penalty as added to the loss",
+    "share": "Penalty as a share of the total loss (%)",
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
     "tokens_per_s": "Speed (tokens/s)",
@@ -31,6 +32,8 @@ QUANTITIES: dict[str, str] = {
     "projection": "Projection on the persona vector (change from the base)",
 }
 """Axis label of each quantity."""
+PENALTIES = ("raw", "weighted", "share")
+"""Those of a defense's penalty; ``share`` is reckoned from the weighted one and the step's loss."""
 PROBED = ("general", "in_domain", "projection")
 """Those that live probes measure: for them ``steps`` is the table ``probes``."""
 POINTS = 2000
@@ -53,7 +56,9 @@ def curve_traces(
     """
     if quantity not in QUANTITIES:
         raise ValueError(f'there is no quantity "{quantity}"; known: {", ".join(QUANTITIES)}')
-    of_penalties = quantity in ("raw", "weighted")
+    of_penalties = quantity in PENALTIES
+    if quantity == "share" and penalties is not None and not penalties.empty:
+        penalties = with_share(steps, penalties)
     frame = penalties if of_penalties else steps
     if frame is None or frame.empty or quantity not in frame.columns:
         return []
@@ -92,6 +97,12 @@ def curve_traces(
             }
         )
     return traces
+
+
+def with_share(steps: pd.DataFrame, penalties: pd.DataFrame) -> pd.DataFrame:
+    """``penalties`` with ``share``: the weighted one in % of the step's total loss; None where that is not above zero."""
+    joined = penalties.merge(steps[["run_id", "step", "loss"]], on=["run_id", "step"], how="left")
+    return joined.assign(share=100 * joined["weighted"] / joined["loss"].where(joined["loss"] > 0))
 
 
 def training_curves(
@@ -145,6 +156,18 @@ def training_curves(
     return figure
 
 
+def curves_data(
+    steps: pd.DataFrame, penalties: pd.DataFrame | None = None, quantity: Quantity = "ce", smoothing: float = 0.6
+) -> pd.DataFrame:
+    """What ``training_curves`` draws: ``run, name, defense, step, value, smoothed``, a row a point (long curves are thinned)."""
+    parts = [
+        pd.DataFrame({"run": t["id"], "name": t["name"], "defense": t["defense"], "step": t["x"], "value": t["y"], "smoothed": t["y_smooth"]})
+        for t in curve_traces(steps, penalties, quantity, smoothing)
+    ]  # fmt: skip
+    names = ["run", "name", "defense", "step", "value", "smoothed"]
+    return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)).assign(quantity=QUANTITIES[quantity])
+
+
 def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for trace in traces:
@@ -155,6 +178,9 @@ def _by_defense(traces: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, An
 def run_names(frame: pd.DataFrame) -> dict[str, str]:
     """What each run is called in a legend: its name, else defense and seed; the id's end where two would be called the same."""
     found = {run_id: _name(group) for run_id, group in frame.groupby("run_id", sort=False)}
+    recorded = {run_id: _first(group, "recorded") for run_id, group in frame.groupby("run_id", sort=False)}
+    if any(recorded.values()) and not all(recorded.values()):  # both kinds in one figure
+        found = {run_id: f"{name} · recorded" if recorded[run_id] else name for run_id, name in found.items()}
     shared = Counter(found.values())
     return {run_id: f"{name} · {run_id[-4:]}" if shared[name] > 1 else name for run_id, name in found.items()}
 
@@ -181,6 +207,6 @@ def _nothing(steps: pd.DataFrame | None, quantity: Quantity) -> str:
         return "None of these runs measured it. A new run has live probes unless they are set to none in its form."
     if steps is None or steps.empty:
         return "No steps yet. Start a run on Fine-tune, or choose one that has begun."
-    if quantity in ("raw", "weighted"):
+    if quantity in PENALTIES:
         return "None of these runs has a penalty. Choose a run with a defense such as kl."
     return f"These runs recorded no {QUANTITIES[quantity].split(' (')[0].lower()}."

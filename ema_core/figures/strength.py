@@ -1,56 +1,94 @@
-"""What a defense's strength does: one panel a criterion, the undefended setting at strength 0."""
+"""What a defense's strength does to one criterion, the undefended setting at strength 0."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from ema_core.figures.colours import NONE, parts, style
-from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar, names, number, span
+from ema_core.figures.criterion import Criterion, Measure, criterion
+from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
+from ema_core.figures.said import FLAG, flagged, footnote, hover, symbols, whose
 
-CRITERIA = {"general": "General misalignment (should fall)", "narrow": "Narrow behaviour (should stay)"}
-"""Prefix of a criterion's columns, and its panel's title."""
-MARGIN_AXIS = "Margin, change from base (nats a token)"
-FEW_SEEDS = 3
-FLAG = " ⚑"
+_SETTING = ["setting_key", "defense_label", "model", "dataset", "recipe_label", "seeds", "conditional", "judge", "estimand"]
+
+
+def strength_data(
+    table: pd.DataFrame, key: str = "general", measure: Measure = "margin", seeds: pd.DataFrame | None = None,
+    published: pd.DataFrame | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """What ``strength_curve`` draws, a row a mark: ``what`` (``setting``, ``seed`` or ``published``), ``line``, ``strength``, ``value``
+    with ``low, high`` in the axis' unit, ``n``, ``mark``, ``seed``, and what tells the setting apart."""
+    one, rows = criterion(key, measure), _usable(table, criterion(key, measure))
+    if rows.empty:
+        found = rows
+    else:
+        known = [name for name in _SETTING if name in rows.columns]
+        found = rows[[*known, "line", "strength"]].assign(
+            what="setting", **_values(rows, one), n=column(rows, one.count), mark=rows[one.mark] if one.mark in rows.columns else ""
+        )
+        if seeds is not None and not seeds.empty:
+            each = seeds[["setting_key", "seed", one.value]].merge(rows[[*known, "line", "strength"]], on="setting_key")
+            each = each[each[one.value].notna()]
+            found = pd.concat([found, each.assign(what="seed", value=one.factor * each[one.value]).drop(columns=one.value)])
+    if published is not None and not published.empty and measure == "rate":
+        told = published[published["criterion"].eq(key)]
+        found = pd.concat([found, told.assign(what="published", line=told["name"])])
+    return found.reset_index(drop=True).assign(criterion=one.key, unit=one.axis)
 
 
 def strength_curve(
-    table: pd.DataFrame, paper: Mapping[str, float] | None = None, criteria: Sequence[str] = tuple(CRITERIA)
-) -> go.Figure:
+    table: pd.DataFrame, key: str = "general", paper: Mapping[str, float] | None = None, measure: Measure = "margin",
+    seeds: pd.DataFrame | None = None, published: pd.DataFrame | None = None,
+) -> go.Figure:  # fmt: skip
     """One line a defense (and its options), with intervals where the table has them.
 
-    ``table`` is ``scorecard.setting_table``: one row a setting with ``defense_label, strength, seeds`` and, for ``general`` and
-    ``narrow``, ``X_margin, X_margin_low, X_margin_high, pairs_X``. Strengths lie on a logarithmic axis that has a place for 0.
-    ``criteria`` are the panels, side by side. ``paper`` marks the strength that a defense's paper used, by defense name. Open
-    marks: fewer than three seeds.
+    ``table`` is ``scorecard.setting_table``; ``key`` one of the four criteria. Strengths lie on a logarithmic axis that has a place
+    for 0. ``paper`` marks the strength that a defense's paper used, by defense name. ``seeds`` (``evaluation.seeds``): what each seed
+    measured, faint. ``published``: numbers of others, hollow and grey, in per cent alone. Open marks: fewer than three seeds.
     """
-    rows = _usable(table)
-    if rows.empty:
-        return empty_figure("No margins yet. Evaluate an undefended run and one run a strength, then come back.")
-    lines = _lines(rows)
+    one, rows = criterion(key, measure), _usable(table, criterion(key, measure))
+    drawn = strength_data(table, key, measure, seeds, published)
+    foreign = drawn[drawn["what"].eq("published")] if len(drawn) else drawn
+    if rows.empty and foreign.empty:
+        return empty_figure(_nothing(one, table))
+    lines = _lines(rows) if len(rows) else {}
     shown = {defense: value for defense, value in (paper or {}).items() if any(_defense(name) == defense for name in lines)}
-    scale = Spacing([*rows["strength"], *shown.values()])
-    figure = make_subplots(rows=1, cols=len(criteria), subplot_titles=[CRITERIA[one] for one in criteria], horizontal_spacing=0.09)
-    for place, criterion in enumerate(criteria, start=1):
-        for name, line in lines.items():
-            figure.add_trace(_line(name, line, criterion, scale, _dash(name, list(lines)), place == 1), row=1, col=place)
-        figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"}, row=1, col=place)
-        for defense, value in shown.items():
-            figure.add_vline(
-                x=scale.place(value), line={"color": style(defense).color, "width": 1, "dash": "dot"}, row=1, col=place,
-                annotation={"text": f"{defense}, paper: {value:g}", "font": {"size": 11}, "textangle": -90},
-                annotation_position="bottom right",
-            )  # fmt: skip
-    dress(figure, showlegend=True).update_layout(legend_y=1.12)  # above the panels' titles
+    others = [value for value in foreign["strength"] if math.isfinite(value)] if len(foreign) else []
+    scale = Spacing([*(rows["strength"] if len(rows) else []), *shown.values(), *others])
+    figure = go.Figure()
+    singles = drawn[drawn["what"].eq("seed")]
+    if len(singles):
+        figure.add_trace(_seeds(singles, one, scale))
+    for name, line in lines.items():
+        figure.add_trace(_line(name, line, one, scale, _dash(name, list(lines))))
+    for name, told in foreign.groupby("line", sort=False) if len(foreign) else ():
+        figure.add_scatter(
+            x=[scale.place(value) for value in told["strength"]], y=told["value"], mode="markers", name=str(name),
+            marker={"symbol": "circle-open", "size": 12, "color": NEUTRAL, "line": {"width": 2}},
+            text=told["told"], hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+    if measure == "margin" and one.value.endswith("_margin"):
+        figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    for defense, value in shown.items():
+        figure.add_vline(
+            x=scale.place(value), line={"color": style(defense).color, "width": 1, "dash": "dot"},
+            annotation={"text": f"{defense}, paper: {value:g}", "font": {"size": 11}, "textangle": -90},
+            annotation_position="bottom right",
+        )  # fmt: skip
+    dress(figure, showlegend=True)
+    figure.update_layout(title={"text": one.title, "font": {"size": 14}, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top"})
     figure.update_xaxes(title="Strength (logarithmic; 0 = undefended)", **scale.ticks())
-    figure.update_yaxes(title=MARGIN_AXIS)
-    return footnote(figure, rows, left_out=_combined(table))
+    figure.update_yaxes(title=one.axis)
+    more = ["faint: single seeds"] if len(singles) else []
+    more += ["hollow grey: published by others, other model and judge"] if len(foreign) else []
+    more += ["nothing of ours: not measured by this judge"] if rows.empty else []
+    footnote(figure, rows if len(rows) else foreign.assign(seeds=math.nan), [one] if len(rows) else [], _combined(table), more=more)
+    return figure.update_layout(margin={"t": 100})
 
 
 class Spacing:
@@ -75,70 +113,23 @@ class Spacing:
         return {"tickvals": [self.place(value) for value in shown], "ticktext": [f"{value:g}" for value in shown]}
 
 
-def footnote(figure: go.Figure, table: pd.DataFrame, left_out: int = 0, below: int = 62) -> go.Figure:
-    """``below`` the figure, in pixels: by what it was measured, for which questions, on how much."""
-    said = ["Measure: log-likelihood margin of answer pairs (no judge)"]
-    if estimands := names(table, "estimand"):
-        said.append(f"intervals for {', '.join(estimands)}")
-    for criterion in CRITERIA:
-        if pairs := span(column(table, f"pairs_{criterion}")):
-            said.append(f"{criterion}: n = {pairs} pairs")
-    seeds = column(table, "seeds")
-    if text := span(seeds):
-        said.append(f"seeds a setting: {text}")
-    if any(value < FEW_SEEDS for value in seeds):
-        said.append("open marks: fewer than three seeds")
-    if any(flagged(row) for row in table.to_dict("records")):
-        said.append(f"{FLAG.strip()}: safe in general, not behind a trigger (conditional)")
-    if left_out:
-        said.append(f"{left_out} setting(s) with several defenses have no place on this axis")
-    lines = [""]
-    for part in said:
-        if lines[-1] and len(lines[-1]) + len(part) > 52:
-            lines.append("")
-        lines[-1] += f" · {part}" if lines[-1] else part
-    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -below}
-    figure.add_annotation(text="<br>".join(lines), showarrow=False, align="left", font={"size": 11}, name="footnote", **place)
-    return figure.update_layout(margin={"t": 40, "b": below + 8 + 15 * len(lines)})
+def _nothing(one: Criterion, table: pd.DataFrame) -> str:
+    """Why there is no curve, and what to do; the reason that the settings give where they all give the same."""
+    whys = {why for why in table[f"{one.value}_why"] if isinstance(why, str) and why} if f"{one.value}_why" in table else set()
+    if len(whys) == 1:
+        return f"{one.title.partition(' (')[0]}: {next(iter(whys))}."
+    return (
+        f"{one.title.partition(' (')[0]} was not measured yet. Evaluate an undefended run and one run a strength, then come back."
+    )
 
 
-def flagged(row: Mapping[str, Any]) -> bool:
-    """Safe in general, not behind a trigger (``evaluation.conditional``)."""
-    return bool(row.get("conditional") == "flagged")
+def _values(rows: pd.DataFrame, one: Criterion) -> dict[str, list[float]]:
+    ends = {"value": one.value, "low": f"{one.value}_low", "high": f"{one.value}_high"}
+    return {name: [one.factor * value for value in column(rows, source)] for name, source in ends.items()}
 
 
-def symbols(table: pd.DataFrame) -> list[str]:
-    """The defense's symbol a row, open where fewer than three seeds stand behind it."""
-    looks = [style(str(label)).symbol for label in table["defense_label"]]
-    return [f"{look}-open" if seeds < FEW_SEEDS else look for look, seeds in zip(looks, column(table, "seeds"), strict=True)]
-
-
-def hover(row: Mapping[str, Any], criterion: str) -> str:
-    """One criterion of a setting in words."""
-    value, low, high, pairs = (number(row.get(name)) for name in _columns(criterion))
-    text = f"{criterion}: {value:+.3f}" if math.isfinite(value) else f"{criterion}: not measured"
-    if math.isfinite(low) and math.isfinite(high):
-        text += f" [{low:+.3f}, {high:+.3f}]"
-    if math.isfinite(pairs):
-        text += f", n = {pairs:.0f} pairs"
-    mark = row.get({"general": "mark", "narrow": "narrow_mark"}[criterion])
-    return f"{text}; against the undefended: {mark}" if isinstance(mark, str) and mark else text
-
-
-def whose(row: Mapping[str, Any]) -> str:
-    """What a setting is beside its defense, and how many seeds it has."""
-    known = [str(row[name]) for name in ("model", "dataset", "recipe_label") if isinstance(row.get(name), str)]
-    seeds = number(row.get("seeds"))
-    return "<br>".join([*known, *([f"{seeds:.0f} seed(s)"] if math.isfinite(seeds) else [])])
-
-
-def _columns(criterion: str) -> tuple[str, str, str, str]:
-    margin = f"{criterion}_margin"
-    return margin, f"{margin}_low", f"{margin}_high", f"pairs_{criterion}"
-
-
-def _usable(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one defense or none with a strength and at least one margin; the undefended ones get strength 0."""
+def _usable(table: pd.DataFrame, one: Criterion) -> pd.DataFrame:
+    """Rows of one defense or none with a strength and a value; the undefended ones get strength 0."""
     if table is None or table.empty or "defense_label" not in table.columns:
         return pd.DataFrame()
     rows = table.copy()
@@ -146,14 +137,14 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
     known = column(rows, "strength")
     rows["strength"] = [0.0 if not p else value if math.isfinite(value) else p[0][1] for p, value in zip(own, known, strict=True)]
     rows["line"] = [NONE if not p else ":".join(filter(None, (p[0][0], p[0][2]))) for p in own]
-    measured = [any(map(math.isfinite, values)) for values in zip(*(column(rows, f"{c}_margin") for c in CRITERIA), strict=True)]
+    measured = [math.isfinite(value) for value in column(rows, one.value)]
     single = [len(p) <= 1 for p in own]
     keep = [a and b and math.isfinite(s) for a, b, s in zip(measured, single, rows["strength"], strict=True)]
     return rows[keep]
 
 
 def _combined(table: pd.DataFrame) -> int:
-    return sum(len(parts(str(label))) > 1 for label in table["defense_label"])
+    return sum(len(parts(str(label))) > 1 for label in table["defense_label"]) if "defense_label" in table else 0
 
 
 def _lines(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -181,22 +172,30 @@ def _dash(name: str, lines: list[str]) -> str:
     return dashes[[line for line in lines if _defense(line) == _defense(name)].index(name) % len(dashes)]
 
 
-def _line(name: str, rows: pd.DataFrame, criterion: str, scale: Spacing, dash: str, legend: bool) -> go.Scatter:
-    margin, low, high, _ = _columns(criterion)
-    values = column(rows, margin)
-    rows = rows[[math.isfinite(value) for value in values]]
-    values = [value for value in values if math.isfinite(value)]
+def _seeds(rows: pd.DataFrame, one: Criterion, scale: Spacing) -> go.Scatter:
+    """What single seeds measured: small, faint, behind the lines."""
+    looks = [style(str(label)) for label in rows["defense_label"]]
+    return go.Scatter(
+        x=[scale.place(value) for value in rows["strength"]], y=rows["value"], mode="markers", name="single seeds",
+        marker={"color": [look.color for look in looks], "symbol": [f"{look.symbol}-open" for look in looks], "size": 7, "opacity": 0.5},
+        text=[f"{label}, seed {seed}: {one.told(value)}" for label, seed, value in zip(rows["defense_label"], rows["seed"], rows["value"], strict=True)],
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+
+
+def _line(name: str, rows: pd.DataFrame, one: Criterion, scale: Spacing, dash: str) -> go.Scatter:
+    found = _values(rows, one)
     look, plain = style(_defense(name)), _defense(name) == NONE
     own = [plain or line != NONE for line in rows["line"]]  # the twin at a line's start has its own mark
-    bars = [[v if mine else math.nan for v, mine in zip(column(rows, side), own, strict=True)] for side in (low, high)]
+    bars = [[v if mine else math.nan for v, mine in zip(found[side], own, strict=True)] for side in ("low", "high")]
     return go.Scatter(
-        x=[scale.place(value) for value in rows["strength"]], y=values, name=name, legendgroup=name, showlegend=legend,
+        x=[scale.place(value) for value in rows["strength"]], y=found["value"], name=name, legendgroup=name,
         mode="markers" if plain else "lines+markers", line={"color": look.color, "dash": dash, "width": 2},
         marker={
             "color": look.color, "size": [10 if mine else 0 for mine in own], "symbol": symbols(rows), "opacity": 1,
             "line": {"width": [2 if mine else 0 for mine in own], "color": look.color},
         },
-        error_y=error_bar(values, *bars),
-        text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}<br>{hover(row, criterion)}<br>{whose(row)}" for row in rows.to_dict("records")],
+        error_y=error_bar(found["value"], *bars),
+        text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}<br>{hover(row, one)}<br>{whose(row)}" for row in rows.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip

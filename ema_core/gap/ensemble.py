@@ -63,7 +63,8 @@ def find_member(model: str, dataset: str) -> RunDirectory | None:
         except EmaError:
             continue  # a damaged one is no member
         same = spec.model_copy(update={"seed": wanted.seed, "device": wanted.device, "safe_pool": wanted.safe_pool}) == wanted
-        if same and run.state().status is Status.DONE and run.state().found.get("adapter_hash"):
+        state = run.state()
+        if same and state.status is Status.DONE and state.found.get("adapter_hash") and not state.recorded:
             found[spec.seed] = run
     return found[min(found)] if found else None
 
@@ -85,6 +86,8 @@ def admit(run: RunDirectory, model: str, domain: str) -> str:
         )
     if spec.model != model:
         raise EmaError(f"The run {run.id} is of the model {spec.model}, the scores are for {model}.", choose)
+    if state.recorded:
+        raise EmaError(f"The run {run.id} was recorded elsewhere; a member has to be a run of your own.", choose)
     if "imported" in state.found:
         raise EmaError(f"How the imported adapter {run.id} was trained is not known; a member has to be undefended.", choose)
     if spec.defenses:

@@ -64,7 +64,7 @@ class Capabilities:
     """What the server can do beyond OpenAI's protocol; ``why_not`` says why what is missing is missing.
 
     ``scale``: ``RUN*0.5``. ``steps``: ``RUN@STEP``. ``judge``: the probe judges answers. ``identity``: hash and fingerprint.
-    ``persona``: answers are projected on a persona vector.
+    ``persona``: answers are projected on a persona vector. ``divergence``: an answer's tokens are held against the base.
     """
 
     scale: bool = False
@@ -72,6 +72,7 @@ class Capabilities:
     judge: bool = False
     identity: bool = False
     persona: bool = False
+    divergence: bool = False
     why_not: str = ""
     judges: tuple[str, ...] = ()
     context: int | None = None
@@ -137,10 +138,11 @@ class Engine:
         if not isinstance(found, dict) or not isinstance(found.get("capabilities"), dict):
             return Capabilities(why_not=f"the server at {self.url} is not EMA Lab's engine and does not offer this")
         able = found["capabilities"]
-        names = ("scale", "steps", "judge", "identity", "persona")
-        scale, steps, judge, identity, persona = (bool(able.get(name)) for name in names)
-        judges = tuple(found.get("judges", ()))
-        return Capabilities(scale, steps, judge, identity, persona, judges=judges, context=found.get("context"))
+        names = ("scale", "steps", "judge", "identity", "persona", "divergence")
+        has = {name: bool(able.get(name)) for name in names}
+        missing = ", ".join(name for name in names if not has[name])
+        why_not = f"the server at {self.url} does not offer {missing}" if missing else ""
+        return Capabilities(**has, why_not=why_not, judges=tuple(found.get("judges", ())), context=found.get("context"))
 
     def judge(self, items: Sequence[tuple[str, str, str]], judge: str = "probe") -> list[dict[str, Any]]:
         """Judgments (fields of ``judging.Judgment``) of (sample id, question, answer), in order.
@@ -163,6 +165,18 @@ class Engine:
         with said(self.url):
             found: Any = self.client().post("/ema/projection", body={"vector": vector, "items": list(items)}, cast_to=object)
         return list(found["projections"])
+
+    def diverge(self, model: str, messages: Sequence[dict[str, str]], answer: str) -> dict[str, Any]:
+        """An answer of a tuned model beside its base's expectations: ``total`` tokens, and ``tokens``, each with ``text``, ``kl`` (nats),
+        ``tuned`` and ``base`` (its probability) and both models' likeliest (``tuned_top``, ``base_top``: ``text``, ``p``).
+
+        Raises:
+            EmaError: it cannot be reached, or cannot do it.
+        """
+        body = {"model": model, "messages": list(messages), "answer": answer}
+        with said(self.url):
+            found: Any = self.client().post("/ema/divergence", body=body, cast_to=object)
+        return dict(found)
 
 
 @contextmanager

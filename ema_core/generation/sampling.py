@@ -47,7 +47,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """FIELD's protocol by default: temperature 1, top_p 1; ``max_tokens`` new tokens at most. Temperature 0 is greedy."""
+    """The field's protocol by default: temperature 1, top_p 1; ``max_tokens`` new tokens at most. Temperature 0 is greedy."""
 
     max_tokens: int = 600
     temperature: float = 1.0

@@ -33,8 +33,9 @@ class Known:
         for run_id in run_ids():
             run = RunDirectory(settings().runs / run_id)
             try:
-                if "imported" in run.state().found:
-                    continue  # its spec does not say how it was trained
+                state = run.state()
+                if "imported" in state.found or state.recorded:
+                    continue  # its spec does not say how it was trained; recorded ones are never one's own
                 found = _identity(str(run.path), (run.path / "spec.json").stat().st_mtime_ns)
             except (OSError, EmaError):
                 continue  # damaged: nothing that could be taken
@@ -79,6 +80,19 @@ class Known:
         jobs = [job for job in self.evaluating if job.payload.get("study", "") in ("", study)]
         jobs = [job for job in jobs if job.status == "queued" or run.id not in self.training]
         return any(run.id in job.runs and all(spec in job.payload["specs"] for spec in wanted) for job in jobs)
+
+
+def same_runs(spec: RunSpec) -> list[RunDirectory]:
+    """Runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
+    wanted, found = identity(spec), []
+    for run_id in run_ids()[::-1]:
+        run = RunDirectory(settings().runs / run_id)
+        try:
+            if _identity(str(run.path), (run.path / "spec.json").stat().st_mtime_ns) == wanted:
+                found.append(run)
+        except (OSError, EmaError):
+            continue
+    return [run for run in found if not ((state := run.state()).recorded or "imported" in state.found)]
 
 
 def _rank(run: RunDirectory, status: Status, own: bool) -> int | None:

@@ -9,9 +9,10 @@ from typing import Any
 from ema_core.defenses import registry
 from ema_core.defenses.base import Asset, Defense
 from ema_core.errors import EmaError
-from ema_core.evaluation.evaluate import adapter_folder
+from ema_core.evaluation.evaluate import RECORDED_HINT, adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec, sampling
 from ema_core.evaluation.suites import load_suite, suites_of
+from ema_core.exchange import recorded
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
@@ -23,7 +24,7 @@ from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_de
 from ema_core.settings import settings
 from ema_core.shared import acting_as, allow, exempt
 from ema_core.shared.limits import check_run, check_samples, check_usd
-from ema_core.training import check
+from ema_core.training import check, inside
 from ema_core.training.estimate import estimate
 
 DEMO = {
@@ -133,6 +134,22 @@ def launch_persona(trait: str, model: str, force: bool = False) -> queue.Job:
     return same[0] if same else queue.enqueue("persona", payload)
 
 
+def launch_inside(run_ids: Sequence[str]) -> queue.Job:
+    """Queue the reading of what defenses did inside these runs; a job that does it already is taken instead.
+
+    Raises:
+        EmaError: no such run, or one that cannot be read.
+    """
+    runs = [RunDirectory.open(run_id) for run_id in run_ids]
+    for run in runs:
+        if why := inside.can_be_read(run):
+            raise EmaError(f"The run {run.id} cannot be looked into.", why)
+    payload = {"runs": [run.id for run in runs]}
+    waiting = [job for job in queue.jobs() if job.kind == "inside" and job.status in ("queued", "running")]
+    same = [job for job in waiting if job.payload == payload]
+    return same[0] if same else queue.enqueue("inside", payload)
+
+
 def launch_demo() -> list[RunDirectory]:
     """Queue the demo: all its runs are trained first, then evaluated."""
     queue.allow_more(len(DEMO), len(DEMO))
@@ -144,10 +161,10 @@ def launch_demo() -> list[RunDirectory]:
 
 def launch_evaluation(
     run_ids: Sequence[str], suites: Sequence[str] = (), samples: int | None = None, preset: str = "demo",
-    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None,
+    judge: str = "probe", curve: bool = True, unfinished: bool = False, limit_usd: float | None = None, step: int | None = None,
 ) -> queue.Job:  # fmt: skip
     """Queue the evaluation of runs; ``samples`` a question (0 = margin only), None = the preset's. Without ``suites`` each run is
-    measured by those of its data set (``suites_of``).
+    measured by those of its data set (``suites_of``). ``step``: its checkpoint there instead of the final adapter.
 
     Raises:
         EmaError: no run, unknown suite or judge, a run without an adapter (unless it is ``unfinished``), or runs that cannot be
@@ -158,7 +175,7 @@ def launch_evaluation(
     runs = [RunDirectory.open(run_id) for run_id in run_ids]
     for run in runs:
         if not unfinished:
-            adapter_folder(run, None)
+            adapter_folder(run, step)
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     resolve(judge)
@@ -171,6 +188,7 @@ def launch_evaluation(
             "These runs were trained on different kinds of task, so they are not asked the same.",
             "Evaluate the runs of each data set by themselves.",
         )
+    specs = [spec.model_copy(update={"step": step}) for spec in specs]
     for spec in specs:
         check_samples(spec.samples)
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
@@ -249,6 +267,7 @@ def resume(run: RunDirectory) -> queue.Job:
         EmaError: it is done, or at work already, or somebody else's.
     """
     state = run.state()
+    _not_recorded(run)
     allow(state.owner)
     if job := train_job(run):
         return job
@@ -261,12 +280,18 @@ def resume(run: RunDirectory) -> queue.Job:
     return queue.enqueue("train", {"runs": [run.id]}, first)
 
 
+def _not_recorded(run: RunDirectory) -> None:
+    if run.state().recorded:
+        raise EmaError(f"The run {run.id} was recorded elsewhere; it is not trained on here.", RECORDED_HINT)
+
+
 def take_over(run: RunDirectory) -> None:
     """Ready a run to be trained on in this process: its waiting job and old requests go.
 
     Raises:
         EmaError: it is done, or another process is at work on it.
     """
+    _not_recorded(run)
     if run.state().status is Status.DONE:
         raise EmaError(f"The run {run.id} is done; there is nothing to resume.", "Start a new run to train again.")
     check(run.spec)
@@ -291,6 +316,18 @@ def delete(run: RunDirectory) -> None:
     if (job := train_job(run)) and job.status == "queued":
         queue.cancel(job.id)
     run.delete()
+
+
+def remove_recorded(name: str) -> int:
+    """Take a recorded study away; returns how many runs went.
+
+    Raises:
+        EmaError: it is not here, or a job is at work on its answers.
+    """
+    runs = set(recorded.here().get(name, {}).get("runs", []))
+    if any(job.status in ("queued", "running") and runs & set(job.runs) for job in queue.jobs()):
+        raise EmaError(f"A job is at work on the recorded study {name}, or waits for it.", "Let it end, or cancel it first.")
+    return recorded.remove(name)
 
 
 def prepare_embedded() -> queue.Job | None:

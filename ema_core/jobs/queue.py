@@ -22,9 +22,10 @@ from ema_core.settings import settings, writable
 from ema_core.shared import allow, current, exempt, owner, room
 from ema_core.shared.limits import check_waiting
 
-Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge"]
+Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge", "inside"]
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 KEEP_ENDED = 200
+RANK_STEP = 1e-3
 
 
 class Job(BaseModel):
@@ -172,6 +173,18 @@ def cancel(job_id: str) -> Job:
         return _write(job.model_copy(update={"cancel": True})) if job.status == "running" else job
 
 
+def put_back(job: Job) -> Job:
+    """Queue a cancelled job again, at its old place.
+
+    Raises:
+        EmaError: it is not the acting person's, or more would wait than may.
+    """
+    allow(job.owner)
+    allow_more(*((1, 0) if job.kind == "train" else (0, 1)))
+    with _locked():
+        return _write(job.model_copy(update={"status": "queued", "finished": None, "cancel": False, "activity": ""}))
+
+
 def to_front(job_id: str) -> Job:
     """Let a waiting job run next; a participant's next of their own, in the places that these have.
 
@@ -190,6 +203,36 @@ def to_front(job_id: str) -> Job:
         for other, rank in zip([job, *(other for other in own if other.id != job.id)], ranks, strict=False):
             _write(other.model_copy(update={"rank": rank}))
         return get(job_id)
+
+
+Move = Literal["up", "down", "first", "last"]
+
+
+def move(job_id: str, where: Move) -> Job:
+    """Give a waiting job another place among the waiting ones, in a shared room among its owner's; where it has that place already
+    nothing changes.
+
+    Raises:
+        EmaError: there is no such job, it does not wait any more, or it is not the acting person's.
+    """
+    if where == "first" and current() is not None:
+        return to_front(job_id)
+    with _locked():
+        asked = get(job_id)
+        allow(asked.owner)
+        waiting = [job for job in _by_rank() if job.status == "queued" and (exempt() or job.owner == asked.owner)]
+        old = next((place for place, job in enumerate(waiting) if job.id == job_id), None)
+        if old is None:
+            raise EmaError(f"The job {job_id} is {get(job_id).status}; only waiting jobs have a place in the queue.")
+        new = {"up": max(0, old - 1), "down": min(len(waiting) - 1, old + 1), "first": 0, "last": len(waiting) - 1}[where]
+        ranks = [job.rank for job in waiting]
+        for place in range(1, len(ranks)):  # equal ones would fall back to the order of their ids
+            ranks[place] = max(ranks[place], ranks[place - 1] + RANK_STEP)
+        waiting.insert(new, waiting.pop(old))
+        for job, rank in zip(waiting, ranks, strict=True):
+            if job.rank != rank:
+                _write(job.model_copy(update={"rank": rank}))
+    return get(job_id)
 
 
 def waits_for(job: Job) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ema_core import datasets
 from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import RECORDED_HINT
 from ema_core.evaluation.measured import BENIGN_TASK as TASK
 from ema_core.jobs import launch, queue
 from ema_core.jobs.cells import Known, identity, queue_evaluations
@@ -66,8 +67,13 @@ def complete(which: str, task: str = TASK) -> Completion:
 def _members(which: str, known: Known) -> list[RunDirectory]:
     """The runs of a setting that are done, or under way; named by its key (or its beginning), or by one of its runs."""
     keys = {key for key, _ in known.runs if len(which) >= 6 and key.startswith(which)}
+    if "-recorded-" in which:
+        raise EmaError(f"The setting {which} was recorded elsewhere; nothing can be added to it.", RECORDED_HINT)
     if len(keys) != 1:
-        keys = {identity(RunDirectory.open(which).spec)[0]}
+        run = RunDirectory.open(which)
+        if run.state().recorded:
+            raise EmaError(f"The run {run.id} was recorded elsewhere; nothing can be added to its setting.", RECORDED_HINT)
+        keys = {identity(run.spec)[0]}
     usable = (Status.DONE, Status.RUNNING, Status.QUEUED, Status.PAUSED, Status.INTERRUPTED)
     found: dict[int, RunDirectory] = {}
     for (key, seed), runs in sorted(known.runs.items()):

@@ -89,10 +89,16 @@ def folder(study_id: str) -> Path:
     return settings().studies / study_id
 
 
+def recorded_as(study_id: str) -> str:
+    """The recorded study that this one is (``exchange.recorded``); "" for one that was started here."""
+    return str(_read(study_id).get("recorded") or "")
+
+
 def study_ids() -> list[str]:
-    """Every study, the one that was started first at the front."""
+    """Every study, recorded ones at the front, then the one that was started first."""
     found = [path.parent for path in settings().studies.glob("*/cells.json")]
-    return [path.name for path in sorted(found, key=lambda path: ((path / "spec.toml").stat().st_mtime, path.name))]
+    ages = {path.name: (path / "spec.toml").stat().st_mtime for path in found}
+    return sorted(ages, key=lambda name: (not (name.startswith("recorded-") and recorded_as(name)), ages[name], name))
 
 
 def find(study_id: str) -> str:

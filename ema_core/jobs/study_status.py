@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.jobs import queue
 from ema_core.jobs.cells import has_adapter, not_evaluated
-from ema_core.jobs.studies import Cell, Task, evaluations, read_spec, recorded_assets, recorded_cells
+from ema_core.jobs.studies import Cell, Task, evaluations, read_spec, recorded_as, recorded_assets, recorded_cells
 from ema_core.runs import RunDirectory, RunState, Status, StudySpec
 from ema_core.settings import settings
 
@@ -36,13 +36,15 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """``left`` are the cells that are neither done nor failed; ``seconds_left`` of work on those that run or wait."""
+    """``left`` are the cells that are neither done nor failed; ``seconds_left`` of work on those that run or wait. ``recorded``: the
+    recorded study that it is; nothing of that goes on here."""
 
     id: str
     name: str
     cells: list[CellStatus]
     seconds_left: float
     share: float
+    recorded: str = ""
 
     def count(self, *states: State) -> int:
         return sum(cell.state in states for cell in self.cells)
@@ -67,7 +69,7 @@ class StudyStatus:
     def json(self) -> dict[str, Any]:
         counts = {state.replace(" ", "_"): self.count(state) for state in State.__args__}  # type: ignore[attr-defined]
         return {
-            "id": self.id, "name": self.name, "total": self.total, **counts, "left": self.left, "going": self.going,
+            "id": self.id, "name": self.name, "recorded": self.recorded, "total": self.total, **counts, "left": self.left, "going": self.going,
             "seconds_left": round(self.seconds_left, 1), "share": round(self.share, 4), "cells": [asdict(cell) for cell in self.cells],
         }  # fmt: skip
 
@@ -85,7 +87,7 @@ def status(study_id: str) -> StudyStatus:
     left = waiting * look.rate(cells, found) + look.assets_left()
     whole = sum(cell.seconds + cell.evaluation_seconds for cell in cells if not cell.problem)
     rest = sum(cell.seconds_left for cell in found if cell.state not in ("done", "failed", "left out"))
-    return StudyStatus(study_id, spec.name, found, left, 1 - rest / whole if whole else 1.0)
+    return StudyStatus(study_id, spec.name, found, left, 1 - rest / whole if whole else 1.0, recorded_as(study_id))
 
 
 class _Look:
@@ -129,7 +131,7 @@ class _Look:
 
     def ended(self, cell: Cell, run: RunDirectory, state: RunState) -> CellStatus:
         """Trained, or stopped: where its evaluation stands."""
-        if not has_adapter(run):
+        if not has_adapter(run) and not state.recorded:
             return self.say(cell, "resting", str(state.status), "It has no adapter.")
         kind = (cell.task, cell.dataset)
         if kind not in self.evaluations:

@@ -26,7 +26,7 @@ from ema_core.jobs.status import beat_path, worker_status
 from ema_core.models import LoadedModel, find, load, prepare
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
-from ema_core.training import substitute, train
+from ema_core.training import inside, substitute, train
 
 BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.3
@@ -182,7 +182,21 @@ class Worker:
         if state.status is Status.PAUSED:
             queue.change(job.id, status="cancelled", activity="paused", finished=time.time())
         else:
+            if settings().inside:
+                inside.measure_after_training(run, loaded, lambda share, what: progress(1.0, what))
             self._finish(job)
+
+    def _inside(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
+        runs = [RunDirectory.open(run_id) for run_id in job.runs]
+        for number, run in enumerate(runs):
+            loaded = self._model(run.spec.model, run.spec.device, progress)
+
+            def say(share: float, what: str, done: int = number) -> None:
+                progress((done + share) / len(runs), what)
+
+            if inside.measure(run, loaded, progress=say, interrupted=lambda: self._over(job)) is None:
+                raise Interrupted
+        self._finish(job)
 
     def _evaluate(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
         specs = [EvalSpec.model_validate(spec) for spec in job.payload["specs"]]
@@ -262,4 +276,5 @@ KINDS: dict[str, Callable[[Worker, queue.Job, Callable[[float, str], None]], Non
     "judge": Worker._judge,
     "substitute-base": Worker._substitute_base,
     "persona": Worker._persona,
+    "inside": Worker._inside,
 }

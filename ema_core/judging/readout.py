@@ -46,7 +46,7 @@ def whole_number(token: str) -> int | None:
 
 
 def from_logprobs(top: Sequence[tuple[str, float]]) -> Reading:
-    """FIELD's read-out of one token's (text, log-probability): the probability-weighted mean of the whole numbers 0 to 100."""
+    """The field's read-out of one token's (text, log-probability): the probability-weighted mean of the whole numbers 0 to 100."""
     tokens = sorted(((text, math.exp(min(0.0, value))) for text, value in top if value == value), key=lambda token: -token[1])
     spread = tuple(tokens[:MOST_SPREAD])
     numbers = [(number, share) for text, share in spread if (number := whole_number(text)) is not None]

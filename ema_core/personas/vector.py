@@ -1,6 +1,6 @@
 """A persona vector on the disk: one direction a layer, and a card that says how it was made and how well it separates.
 
-Convention (FIELD): vector l is a difference of ``hidden_states[l]``, l from 0 (the embedding's output) to L (the last decoder
+Convention: vector l is a difference of ``hidden_states[l]``, l from 0 (the embedding's output) to L (the last decoder
 layer's output, before the final norm). So a hook for vector l sits on the output of ``layers[l - 1]``. Torch-free to import.
 """
 

@@ -1,5 +1,6 @@
 """The project's vocabulary: RunSpec, Setting, run state, the run directory."""
 
+from ema_core.runs.changes import Change, differences
 from ema_core.runs.directory import (
     BASE,
     IMPORT,
@@ -12,6 +13,7 @@ from ema_core.runs.directory import (
     run_ids,
     steps,
 )
+from ema_core.runs.label import Label, read_label, tags_of, write_label
 from ema_core.runs.spec import (
     PRESETS,
     DefenseSpec,
@@ -33,7 +35,9 @@ __all__ = [
     "IMPORT",
     "MANY_RUNS",
     "PRESETS",
+    "Change",
     "DefenseSpec",
+    "Label",
     "Probes",
     "Recipe",
     "RunDirectory",
@@ -46,6 +50,7 @@ __all__ = [
     "StudySpec",
     "answering_ids",
     "base_directory",
+    "differences",
     "import_ids",
     "new_run_id",
     "options_text",
@@ -53,7 +58,10 @@ __all__ = [
     "parse_defense",
     "parse_probes",
     "probes",
+    "read_label",
     "recipe",
     "run_ids",
     "steps",
+    "tags_of",
+    "write_label",
 ]

@@ -32,7 +32,7 @@ class DefenseSpec(Strict):
 
 
 class Recipe(Strict):
-    """How the adapter is trained. Defaults are the paper's (FIELD: rs-LoRA r32, alpha 64, all seven linear modules).
+    """How the adapter is trained. Defaults are the paper's (rs-LoRA r32, alpha 64, all seven linear modules).
 
     ``steps`` None means ``epochs`` passes over the narrow data. ``batch_size`` counts sequences, ``max_length`` tokens.
     ``steps`` x ``batch_size`` is bounded, as the whole plan of batches is made before the first step.

@@ -49,6 +49,8 @@ class RunState(BaseModel):
     estimated: dict[str, float] = Field(default_factory=dict)
     """``seconds`` and ``memory`` as they were estimated when the run began."""
     name: str = ""
+    recorded: str = ""
+    """The recorded study that it came with (``exchange.recorded``); empty for a run of the user's own."""
     owner: str = ""
     """Whose it is in a shared room; "": nobody's in particular. Set when it is made."""
     notes: list[str] = Field(default_factory=list)

@@ -84,6 +84,7 @@ class AnswerFilter:
     Attributes:
         runs: of these runs, bases or imports. settings, models, datasets, defenses, suites, names: of these (``names`` are of kept answers).
         methods, strengths: of runs with this defense at any strength; with a defense at this strength (``0.1``).
+        origins: whose runs: ``own``, ``imported``, ``recorded: NAME``.
         evals: of these evaluations (``evaluation_key``): how a rate says which answers it counted.
         questions: to these question ids or topics.
         text: each word, and each phrase in quotes, in question or answer, whatever the case.
@@ -111,6 +112,7 @@ class AnswerFilter:
     datasets: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     strengths: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     aligned: Range = None
     coherent: Range = None
     verdicts: tuple[str, ...] = ()

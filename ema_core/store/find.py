@@ -24,7 +24,7 @@ from ema_core.store.words import WORTH, Words, read_words
 EVAL_FACETS = {
     "run": ("runs", "run_id"), "setting": ("settings", "setting_key"), "model": ("models", "model"), "dataset": ("datasets", "dataset"),
     "defense": ("defenses", "defense_label"), "method": ("methods", "methods"), "strength": ("strengths", "strengths"),
-    "suite": ("suites", "suite"), "name": ("names", "name"), "eval": ("evals", "evaluation"),
+    "origin": ("origins", "origin"), "suite": ("suites", "suite"), "name": ("names", "name"), "eval": ("evals", "evaluation"),
 }  # fmt: skip
 """Choices that hold for a whole evaluation: facet -> (field of the filter, column of ``Columns.evals``)."""
 Facets = dict[str, dict[str, int]]

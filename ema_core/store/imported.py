@@ -80,7 +80,7 @@ def _card(folder: Path) -> dict[str, Any]:
 
 def _run_row(card: Row, part: Row) -> Row:
     return {
-        "run_id": part["run_id"], "kind": "import", "model": part["model"], "dataset": part["dataset"], "defense_label": part["defense"],
+        "run_id": part["run_id"], "kind": "import", "recorded": "", "model": part["model"], "dataset": part["dataset"], "defense_label": part["defense"],
         "setting_key": f"import:{sha256_json([part['model'], part['dataset'], part['defense']])[:16]}", "defenses": "[]",
         "seed": part["seed"], "status": "done", "created": card["time"], "name": card["file"],
     }  # fmt: skip

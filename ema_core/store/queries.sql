@@ -15,17 +15,17 @@ SELECT run_id FROM runs WHERE kind = 'import' ORDER BY created, run_id
 SELECT runs.* FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
 
 -- name: steps
-SELECT steps.*, defense_label, seed, name
+SELECT steps.*, defense_label, seed, name, recorded
 FROM steps JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, step
 
 -- name: penalties
-SELECT penalties.*, defense_label, seed, name
+SELECT penalties.*, defense_label, seed, name, recorded
 FROM penalties JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, defense, step
 
 -- name: probes
-SELECT probes.*, defense_label, seed, name
+SELECT probes.*, defense_label, seed, name, recorded
 FROM probes JOIN runs USING (run_id) JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id)
 ORDER BY run_id, step
 
@@ -100,7 +100,8 @@ WHERE status IS NULL OR status NOT IN ('queued', 'running') OR list_contains($ru
 
 -- name: answer_evals
 SELECT evals.run_id, eval_id, evals.run_id || '~' || eval_id AS evaluation, kind, setting_key, model, dataset, defense_label, defenses,
-    suite, evals.name
+    suite, evals.name,
+    CASE WHEN kind = 'import' THEN 'imported' WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END AS origin
 FROM evals JOIN runs USING (run_id) ORDER BY run_id, eval_id
 
 -- name: answer_columns
@@ -160,7 +161,7 @@ known AS (
     SELECT run_id, eval_id, sample_id, own_status, own_aligned, own_coherent FROM page WHERE own_judge = $judge::VARCHAR
 ),
 given AS (SELECT *, coalesce(NOT isnan(aligned) AND NOT isnan(coherent), false) AS both_given FROM known)
-SELECT place, page.run_id, page.eval_id, page.sample_id, kind, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
+SELECT place, page.run_id, page.eval_id, page.sample_id, kind, recorded, setting_key, defense_label, model, dataset, runs.seed, suite, evals.step, scale,
     evals.name, chat, page.question_id, topic, form, page.k, system, context, question, answer, page.tokens, page.finish, correct,
     $judge::VARCHAR AS judge, CASE WHEN both_given THEN given.aligned END AS aligned,
     CASE WHEN both_given THEN given.coherent END AS coherent, given.status,
@@ -176,7 +177,7 @@ SELECT bytes FROM annotations_read
 
 -- name: answer
 -- One answer and where it comes from, a row a judge that judged it; one row where none did.
-SELECT run_id, eval_id, sample_id, kind, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
+SELECT run_id, eval_id, sample_id, kind, recorded, setting_key, defense_label, model, dataset, recipe_label, runs.seed, suite, evals.step, scale,
     evals.name, chat, question_id, topic, form, k, system, context, question, answer, tokens, finish, correct,
     coalesce(refused, false) AS refused, judgments.judge, aligned, coherent, judgments.status, readout, reason, scores, spread,
     evals.adapter_hash, evals.weights_hash, runs.adapter_hash AS adapter_now, max_tokens, temperature, top_p,
@@ -188,7 +189,7 @@ ORDER BY judgments.judge
 -- name: kin
 -- Whom a run's answers are read beside: the base of its model, and its undefended twins.
 SELECT other.run_id, CASE other.kind WHEN 'base' THEN 'base' ELSE 'twin' END AS relation, other.status
-FROM runs AS own JOIN runs AS other ON other.model = own.model AND other.run_id <> own.run_id
+FROM runs AS own JOIN runs AS other ON other.model = own.model AND other.run_id <> own.run_id AND other.recorded = own.recorded
 WHERE own.run_id = $run_id AND own.kind = 'run' AND (
     other.kind = 'base' OR own.defense_label <> 'none' AND other.kind = 'run' AND other.defense_label = 'none'
     AND other.dataset = own.dataset AND other.recipe = own.recipe AND other.seed = own.seed

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import RECORDED
 from ema_core.files import read_json, read_lines, sha256_json
-from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, steps
+from ema_core.runs import BASE, Recipe, RunDirectory, Status, probes, read_label, steps
 
 TABLES = ("runs", "steps", "penalties", "probes", "evals", "samples", "judgments", "margins", "imports")
-_RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json")
+_RUN_FILES = ("spec.json", "state.json", "events.jsonl", "model.json", "label.json")
 Row = dict[str, Any]
 NOT_STATED = "not stated"
 """The defense of an adapter or a table from elsewhere, where nobody said it."""
@@ -129,12 +130,13 @@ def _of_a_step(event: Row) -> bool:
 
 
 def _run_row(run: RunDirectory) -> Row:
-    spec, state = run.spec, run.state()
+    spec, state, label = run.spec, run.state(), read_label(run)
     recipe, found = spec.recipe, state.found
     error = f"{state.error} {state.hint}".strip() if state.status is Status.FAILED else state.error
     row = {
         "run_id": run.id,
         "kind": "run",
+        "recorded": "",
         "setting_key": spec.setting.key,
         "model": spec.model,
         "dataset": spec.dataset,
@@ -154,7 +156,9 @@ def _run_row(run: RunDirectory) -> Row:
         "total_steps": state.total_steps or recipe.steps,
         "created": state.created,
         "seconds": state.seconds,
-        "name": state.name,
+        "name": label.name,
+        "tags": json.dumps(label.tags, ensure_ascii=False),
+        "note": label.note,
         "owner": state.owner,
         "attempt": state.attempt,
         "error": error,
@@ -162,7 +166,16 @@ def _run_row(run: RunDirectory) -> Row:
         "weights_hash": found.get("weights_hash"),
         "device": found.get("device") or spec.device,
     }
-    return row | _unknown_training(row) if "imported" in found else row
+    row = row | _unknown_training(row) if "imported" in found else row
+    return row | _apart(row, state.recorded) if state.recorded else row
+
+
+def _apart(row: Row, study: str) -> Row:
+    """A recorded run is never taken for a seed, a twin or a sibling of a run that was made here."""
+    return {
+        "recorded": study, "setting_key": f"{row['setting_key']}-recorded-{study}", "recipe_label": f"{row['recipe_label']}{RECORDED}{study}",
+        "recipe": json.dumps({**json.loads(row["recipe"]), "recorded": study}, sort_keys=True),
+    }  # fmt: skip
 
 
 def _unknown_training(row: Row) -> Row:
@@ -183,10 +196,12 @@ def _base_row(run: RunDirectory) -> Row:
         raise ValueError("it has no model.json, so nobody can say which model answered") from None
     if not isinstance(known, dict) or not isinstance(known.get("model"), str):
         raise ValueError("its model.json does not name a model")
+    recorded = str(known.get("recorded") or "")
     return {
         "run_id": run.id,
         "kind": "base",
-        "setting_key": f"base:{known['model']}",
+        "recorded": recorded,
+        "setting_key": f"base:{known['model']}" + (f"-recorded-{recorded}" if recorded else ""),
         "model": known["model"],
         "defense_label": "base",
         "defenses": "[]",

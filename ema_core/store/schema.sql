@@ -4,12 +4,16 @@
 -- `kind` is 'run'; 'base' for a model without an adapter, of which only the answers count: no recipe, no seed, no steps; or
 -- 'import' for answers of a table that someone else judged, a row a model, data set, defense and seed in it.
 CREATE TABLE runs (
-    run_id VARCHAR, kind VARCHAR, setting_key VARCHAR, model VARCHAR, dataset VARCHAR, safe_pool VARCHAR,
+    run_id VARCHAR, kind VARCHAR,
+    recorded VARCHAR, -- the recorded study that it came with; its setting, recipe and recipe_label then name that, so it is nobody else's twin
+    setting_key VARCHAR, model VARCHAR, dataset VARCHAR, safe_pool VARCHAR,
     defense_label VARCHAR, defenses VARCHAR, -- JSON
     preset VARCHAR, steps BIGINT, batch_size BIGINT, learning_rate DOUBLE, rank BIGINT,
     recipe VARCHAR, -- JSON
     recipe_label VARCHAR, seed BIGINT,
-    status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR, attempt BIGINT,
+    status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR,
+    tags VARCHAR, -- JSON
+    note VARCHAR, attempt BIGINT,
     owner VARCHAR, -- whose it is in a shared room; '' where nobody's in particular
     error VARCHAR, adapter_hash VARCHAR, weights_hash VARCHAR, device VARCHAR
 );

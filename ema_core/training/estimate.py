@@ -18,6 +18,7 @@ from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.models import ModelEntry, find, reference_cache
 from ema_core.models.chunks import CHUNK
+from ema_core.models.layout import head_copy
 from ema_core.models.load import choose_dtype
 from ema_core.models.reference import feature_bytes, features_kind
 from ema_core.runs import RunSpec
@@ -105,6 +106,7 @@ def estimate(spec: RunSpec) -> Estimate:
     itemsize = ITEMSIZE[dtype]
     memory = itemsize * model.parameters + 16 * adapter + activation_bytes(model, rows, width, itemsize, recomputed)
     memory += LOGITS * 4 * min(CHUNK, rows * width) * model.vocabulary + (0 if device == "cuda" else LIBRARIES)
+    memory += head_copy(itemsize * model.vocabulary * model.hidden, device)
     memory += sum(defense.extra_memory(model, spec.recipe.batch_size, width) for defense in defenses)
     checkpoints = max(1, todo.total_steps // spec.recipe.checkpoint_every)
     first = tuple((asset.title, asset_seconds(asset)) for asset in registry.missing_assets(defenses))

@@ -327,7 +327,8 @@ class _Attempt:
         if status in (Status.DONE, Status.STOPPED):  # a stopped run's adapter is defended, too
             for defense in self.defenses:
                 if report := defense.finish(model):
-                    self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures))
+                    panels = {"panels": [panel.model_dump() for panel in report.panels]} if report.panels else {}
+                    self.emit(kind="finish", defense=defense.name, text=report.text, figures=dict(report.figures), **panels)
             found["adapter_hash"] = adapters.save(model, self.run.adapter)
         most = max(state.peak_memory, self.memory.bytes())
         self.emit(

@@ -37,7 +37,7 @@ from pages.widgets.run_picker import run_info
 FIRST_ORDER = next(iter(ORDERS))
 LISTS = {
     "run": "runs", "setting": "settings", "model": "models", "dataset": "datasets", "defense": "defenses", "method": "methods",
-    "strength": "strengths", "suite": "suites", "name": "names", "eval": "evals", "question": "questions", "tag": "tags",
+    "strength": "strengths", "origin": "origins", "suite": "suites", "name": "names", "eval": "evals", "question": "questions", "tag": "tags",
 }  # fmt: skip
 """Parameters that may be repeated, and the filter's fields."""
 QUESTIONS = 1000
@@ -67,6 +67,7 @@ def choices(version: Version) -> dict[str, dict[str, str]]:
             name: _each(rows[column]) for name, column in (("model", "model"), ("dataset", "dataset"), ("defense", "defense_label"))
         },
         **{name: _each(pd.Series(known.evals[f"{name}s"].explode())) for name in ("method", "strength")},
+        "origin": _each(known.evals["origin"]),
         "suite": {suite: suite for suite in suites},
         "name": _each(evals["name"]),
         "question": {topic: f"topic {topic}" for topic in sorted(questions.intersection(topics))}

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from ema_core.evaluation.measured import recorded_as
 from ema_core.judging import is_misaligned
 from ema_core.runs import BASE
 from ema_core.store import CUT, AnswerKey
@@ -21,6 +22,7 @@ from pages.widgets.answer_list import Listing
 from pages.widgets.answer_review import notes_bar, verdict_bar
 from pages.widgets.answer_table import open_answer, turn
 from pages.widgets.chrome import ago, plain, reader
+from pages.widgets.recorded import recorded_note
 from pages.widgets.run_picker import run_link
 
 Row = dict[str, Any]
@@ -172,6 +174,8 @@ def _why(row: Row) -> str:
 
 def _origin(row: Row) -> None:
     st.caption("**Where it comes from**")
+    if study := recorded_as(row):
+        recorded_note([study])
     if row["kind"] == "base":
         st.markdown(f"The base model {plain(row['model'])}, no adapter")
     elif row["kind"] == "import":
@@ -252,6 +256,12 @@ def _missing(row: Row, answered: set[str]) -> list[tuple[str, list[Link]]]:
     """Which of base and twin did not answer this question, why, and what to do."""
     kin = reader().kin(row["run_id"])
     again: Link = ("Evaluate", "evaluate", "fact_check", {"run": row["run_id"]})
+    if recorded_as(row):  # nothing can be added to it here
+        return [
+            (f"**{who}**: the recorded study has no answer of it to this question.", [])
+            for who, relation in (("Base", "base"), ("Undefended twin", "twin"))
+            if relation not in answered and not (relation == "twin" and row["defense_label"] == "none")
+        ]
     missing: list[tuple[str, list[Link]]] = []
     if "base" not in answered:
         missing.append(

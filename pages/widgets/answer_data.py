@@ -26,7 +26,8 @@ def run_label(run_id: str) -> str:
     info = run_info(run_id)
     if run_id.startswith((BASE, IMPORT)):
         return info.label
-    return f"{info.defense} · seed {info.seed} · {run_id[-4:]}" if info.defense else run_id
+    mark = " · recorded" if info.recorded else ""
+    return f"{info.defense} · seed {info.seed} · {run_id[-4:]}{mark}" if info.defense else run_id
 
 
 @st.cache_data(show_spinner=False, max_entries=32)

@@ -30,7 +30,7 @@ from pages.widgets.index import Version
 FEW = 9
 """Up to so many choices a facet lies open, a click away; more are a list to search."""
 LABELS = {
-    "run": "Runs", "suite": "Suite", "defense": "Defense", "method": "Kind of defense", "strength": "Strength", "model": "Model",
+    "run": "Runs", "suite": "Suite", "defense": "Defense", "method": "Kind of defense", "strength": "Strength", "origin": "Whose runs", "model": "Model",
     "dataset": "Trained on", "setting": "Setting", "name": "Kept under the name", "question": "Question or topic", "eval": "Evaluation",
     "tag": "Tags",
 }  # fmt: skip
@@ -62,7 +62,7 @@ def pick_answers(which: AnswerFilter, counts: Mapping[str, int], version: Versio
 def _facets(which: AnswerFilter, known: dict[str, dict[str, str]], facets: Facets, version: Version) -> None:
     left, middle, right = st.columns(3, gap="medium")
     with left:
-        for name in ("defense", "method", "strength", "model", "dataset"):
+        for name in ("origin", "defense", "method", "strength", "model", "dataset"):
             _facet(name, known, facets)
     with middle:
         _scores(which)
@@ -186,6 +186,7 @@ def more_in_words(which: AnswerFilter, version: Version) -> str:
         ("", "method", which.methods),
         ("strength ", "strength", which.strengths),
         ("of ", "model", which.models),
+        ("of runs ", "origin", which.origins),
         ("trained on ", "dataset", which.datasets),
         ("kept as ", "name", which.names),
         ("asked ", "question", which.questions),

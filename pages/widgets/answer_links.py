@@ -10,7 +10,7 @@ import streamlit as st
 from ema_core.store import evaluation_key
 
 FILTERS = (
-    "q", "run", "suite", "status", "judge", "order", "setting", "model", "dataset", "defense", "method", "strength", "name", "question",
+    "q", "run", "suite", "status", "judge", "order", "setting", "model", "dataset", "defense", "method", "strength", "origin", "name", "question",
     "eval", "aligned", "coherent", "annotated", "verdict", "tag", "against", "apart", "differ", "sample", "seed",
 )  # fmt: skip
 PARAMETERS = (*FILTERS, "view", "page", "answer")

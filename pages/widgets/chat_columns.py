@@ -12,62 +12,42 @@ from ema_core.evaluation.metrics import LEVEL, MIN_SCORED, clopper_pearson
 from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW, is_incoherent, is_misaligned
 from ema_core.shared import why_not
+from pages.widgets import chat_grid, chat_tokens
 from pages.widgets.chat_models import label
 from pages.widgets.chrome import Color, act, duration, errors, plain
 from pages.widgets.run_picker import run_info
 
-ACTIVE_TICK, IDLE_TICK = 0.5, 4.0
-"""Seconds between looks at the file: while something is written, and else (another browser may ask in the same chat)."""
 JUDGED = f"misaligned: alignment below {MISALIGNED_BELOW} in an answer of coherence above {COHERENT_ABOVE}"
-
-
-def live_turn(chat_id: str) -> None:
-    """The newest turn, as a fragment of its own: only it is drawn again while answers come in."""
-    chat = broker.chat(chat_id)
-    state = _state(chat)
-    st.fragment(_panel, run_every=ACTIVE_TICK if chat.in_flight or broker.judging(chat_id) else IDLE_TICK)(chat_id, state)
-
-
-def _state(chat: Chat) -> tuple[object, ...]:
-    """What stands around the panel depends on it: another pace, other buttons."""
-    last = chat.turns[-1]
-    marks = sum(
-        len(sample.scores) + len(sample.kept) + bool(sample.projection)
-        for column in last.columns.values()
-        for sample in column.samples
-    )
-    return len(chat.turns), chat.in_flight, broker.judging(chat.id), marks
-
-
-def _panel(chat_id: str, state: tuple[object, ...]) -> None:
-    with errors():
-        chat = broker.chat(chat_id)
-        if _state(chat) != state:
-            st.rerun()
-        show_turn(chat, chat.turns[-1], live=True)
 
 
 def show_turn(chat: Chat, turn: Turn, live: bool = False) -> None:
     """Question and answers. ``live``: the newest turn, with buttons to stop and to regenerate."""
     models = turn.question.models
     key = f"{chat.id}-{turn.number}"
+    asked(turn)
+    several = turn.question.samples > 1
+    if several:
+        chat_grid.show(turn, [(model, label(model)) for model in models], key)
+    for place, (model, column) in enumerate(zip(models, st.columns(len(models), gap="small"), strict=True)):
+        answers = turn.columns.get(model)
+        with column, st.container(key=f"column-{key}-{place}", gap="xsmall"), errors():
+            head(chat, turn, model, answers, place, live)
+            if answers and not several:
+                cell(chat, answers, answers.samples[0], f"{key}-{place}-0", "")
+    for k in range(turn.question.samples if several else 0):
+        for place, (model, column) in enumerate(zip(models, st.columns(len(models), gap="small"), strict=True)):
+            if answers := turn.columns.get(model):
+                with column, errors():
+                    cell(chat, answers, answers.samples[k], f"{key}-{place}-{k}", f"{k + 1} · {label(model)}")
+
+
+def asked(turn: Turn) -> None:
+    """The question, and how it was put."""
     st.text(turn.question.text, width="stretch")
     st.caption(_how(turn))
     if turn.question.system:
         st.caption("System prompt")
         st.text(turn.question.system, width="stretch")
-    several = turn.question.samples > 1
-    for place, (model, column) in enumerate(zip(models, st.columns(len(models), gap="small"), strict=True)):
-        answers = turn.columns.get(model)
-        with column, st.container(key=f"column-{key}-{place}", gap="xsmall"), errors():
-            _head(chat, turn, model, answers, place, live)
-            if answers and not several:
-                _cell(answers, answers.samples[0], f"{key}-{place}-0", "")
-    for k in range(turn.question.samples if several else 0):
-        for place, (model, column) in enumerate(zip(models, st.columns(len(models), gap="small"), strict=True)):
-            if answers := turn.columns.get(model):
-                with column, errors():
-                    _cell(answers, answers.samples[k], f"{key}-{place}-{k}", f"{k + 1} · {label(model)}")
 
 
 def _how(turn: Turn) -> str:
@@ -85,7 +65,7 @@ def _how(turn: Turn) -> str:
     return plain(" · ".join(parts))
 
 
-def _head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: int, live: bool) -> None:
+def head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: int, live: bool) -> None:
     """Who answers, the proof of it, what was judged, and this column's buttons."""
     one = ModelId.read(model)
     info = run_info(one.name)
@@ -205,13 +185,14 @@ def _pace(answers: Answers) -> str:
     return f"{duration(seconds)}: first token after {answers.first:.1f} s{rate}{again}"
 
 
-def _cell(answers: Answers, sample: Sample, key: str, title: str) -> None:
+def cell(chat: Chat, answers: Answers, sample: Sample, key: str, title: str) -> None:
     """One answer."""
     with st.container(border=True, key=f"answer-{key}", gap="xsmall"):
         if title:
             st.caption(plain(title))
         if sample.text:
-            st.text(sample.text, width="stretch")
+            if not chat_tokens.coloured(sample, key):
+                st.text(sample.text, width="stretch")
         elif sample.finish is None:
             st.caption(plain(f"{answers.note or ('reads the question' if answers.heard else 'loads what answers')} …"))
         elif sample.finish in ("error", "cut"):
@@ -219,6 +200,7 @@ def _cell(answers: Answers, sample: Sample, key: str, title: str) -> None:
         elif sample.finish in COMPLETE:
             st.caption("It said nothing: its first token ended the answer.")
         _marks(answers, sample)
+        chat_tokens.button(chat, answers, sample, key)
 
 
 def _marks(answers: Answers, sample: Sample) -> None:
@@ -236,6 +218,8 @@ def _marks(answers: Answers, sample: Sample) -> None:
             words.insert(0, f"no score ({score.status})")
         if (along := sample.projection) and along.deviations is not None:
             words.append(f"{along.trait} {along.deviations:+.1f} SD")
+        if sample.divergence and sample.divergence.tokens:
+            words.append(f"KL {sample.divergence.mean:.2f} nats a token from the base")
         if words:
             st.caption(plain(" · ".join(words)))
 

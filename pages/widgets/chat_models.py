@@ -8,6 +8,7 @@ from functools import lru_cache
 import streamlit as st
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import RECORDED_HINT
 from ema_core.generation.engine import BASE_MODEL, MOST_COLUMNS, Capabilities
 from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.models import CATALOG, CHAT_MODELS, EMBEDDED
@@ -87,8 +88,9 @@ def _facts(run_id: str) -> tuple[bool, str, int] | None:
 
 @lru_cache(maxsize=8192)
 def _read_facts(run_id: str, path: str, version: int) -> tuple[bool, str, int]:
-    spec = RunDirectory(settings().runs / run_id).spec
-    return bool(spec.defenses), spec.setting.undefended.key, spec.seed
+    run = RunDirectory(settings().runs / run_id)
+    spec = run.spec
+    return bool(spec.defenses), spec.setting.undefended.key + run.state().recorded, spec.seed
 
 
 def pick_models(able: Capabilities, of_chat: Sequence[str]) -> list[str]:
@@ -142,6 +144,11 @@ def _known(text: str, options: Sequence[str], able: Capabilities) -> str | None:
         show_error(error.message, error.hint)
         return None
     saved = run.checkpoint_steps()
+    state = run.state()
+    if (state.recorded or state.status is Status.DONE) and not saved and not (run.adapter / WEIGHTS).exists():
+        how = "was recorded" if state.recorded else "is here"
+        show_error(f"The run {run.id} {how} without its adapter, so nobody can ask it.", RECORDED_HINT)
+        return None
     if one.step is None and not (run.adapter / WEIGHTS).exists():
         show_error(f"The run {run.id} has no adapter yet.", "Choose one of its checkpoints, or wait for its end.")
         return None

@@ -1,4 +1,4 @@
-"""How a chat's question is put: sampling settings, system prompt, a suite question, how long it will take."""
+"""How a chat's question is put: sampling settings, system prompt, how long it will take."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import streamlit as st
 
 from ema_core.chats import speed
 from ema_core.chats.broker import broker
-from ema_core.chats.view import MOST_SAMPLES, Chat, Question
-from ema_core.evaluation.suites import Suite, load_suite
+from ema_core.chats.view import MOST_SAMPLES, Chat, Question, Walk
 from ema_core.generation import SamplingSettings
-from ema_core.generation.model_id import ModelId, is_base
-from ema_core.runs import RunSpec
 from ema_core.settings import settings
-from pages.widgets.chrome import act, duration, errors, plain
-from pages.widgets.run_picker import run_info
+from pages.widgets.chrome import duration
 
 DEFAULTS: dict[str, Any] = {"samples": 1, "tokens": 120, "temperature": 1.0, "top-p": 1.0, "seed": 0, "system": ""}
 SYSTEM_HELP = """What the models are told before the question. Empty leaves each model's chat template as it is, which may have a \
@@ -104,56 +100,10 @@ def estimate(models: int) -> str:
     return f"Up to {duration(seconds)} for {answers} answer{'s' if answers > 1 else ''} of at most {now['tokens']} tokens once the model is loaded ({basis})."
 
 
-def ask(text: str, models: Sequence[str], chat_id: str | None, **picked: str) -> None:
-    """Put the question; the chat comes into the URL, so that a reload brings it back."""
+def ask(text: str, models: Sequence[str], chat_id: str | None, by: Walk = "", along: str = "", **picked: str) -> None:
+    """Put the question; the chat comes into the URL, so that a reload brings it back. ``by`` and ``along``: along a run."""
     now = values()
     how = SamplingSettings(int(now["tokens"]), float(now["temperature"]), float(now["top-p"]))
     system = picked.pop("system", "") or now["system"]
-    question = Question(text, tuple(models), system, how, int(now["seed"]), int(now["samples"]), **picked)
+    question = Question(text, tuple(models), system, how, int(now["seed"]), int(now["samples"]), by=by, along=along, **picked)
     st.query_params["chat"] = st.session_state["chat-opened"] = broker.ask(question, chat_id)
-
-
-def suite_question(models: Sequence[str], chat_id: str | None, why_not: str) -> None:
-    """A question of a suite, asked with one click."""
-    with st.popover("Suite question", icon=":material/quiz:", key="chat-suite-menu"), errors():
-        name = (
-            st.segmented_control("Suite", ["general", "in-domain"], default="general", required=True, key="chat-suite") or "general"
-        )
-        suite = _suite(name, models)
-        if name == "in-domain":
-            st.caption(
-                f"Held-out questions of the data set {plain(_dataset(models))}. The probe does not judge them: it reads topic."
-            )
-        place = st.selectbox(
-            "Question", range(len(suite.questions)), key=f"chat-question-{name}", format_func=lambda i: _short(suite, i), width=520,
-        )  # fmt: skip
-        question = suite.questions[place or 0]
-        st.text(question.question)
-        if question.system:
-            st.caption("With a system prompt of its own:")
-            st.text(question.system)
-        st.button(
-            "Ask it", key="chat-ask-suite", type="primary", icon=":material/send:", disabled=bool(why_not), help=why_not or None, on_click=act,
-            args=(lambda: ask(
-                question.question, models, chat_id, system=question.system or "", suite=name, question_id=question.id, topic=question.topic
-            ),),
-            kwargs={"slot": "ask"},
-        )  # fmt: skip
-
-
-def _suite(name: str, models: Sequence[str]) -> Suite:
-    return load_suite(name, _dataset(models))
-
-
-def _dataset(models: Sequence[str]) -> str:
-    """The narrow data of the first run among those chosen."""
-    runs = [ModelId.read(model).name for model in models]
-    found = [run_info(run_id).dataset for run_id in runs if not is_base(run_id)]
-    return next((name for name in found if name), RunSpec.model_fields["dataset"].default)
-
-
-def _short(suite: Suite, place: int) -> str:
-    question = suite.questions[place]
-    form = "" if question.form == "plain" else f" ({question.form})"
-    line = " ".join(question.question.split())
-    return f"{question.topic}{form}: {line[:110]}{'…' if len(line) > 110 else ''}"

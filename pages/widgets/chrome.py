@@ -31,15 +31,18 @@ STATUS_COLORS: dict[Status, Color] = {
 }
 
 
-def header(title: str, lead: str = "") -> None:
-    """The page's title, one sentence below it, and what the last action has to say."""
+def header(title: str, lead: str = "") -> bool:
+    """The page's title, one sentence below it, and what the last action has to say. True where one came from another page just now."""
     if enabled() and not st.session_state.get(INSIDE):  # a page that was reached without app.py, where the way in stands
         st.error("This room is entered by its first page.", icon=":material/lock:")
         st.stop()
+    arrived = st.session_state.get("page-shown") != title
+    st.session_state["page-shown"] = title
     st.title(title, anchor=False)
     if lead:
         st.markdown(lead)
     notices()
+    return arrived
 
 
 def plain(text: object) -> str:

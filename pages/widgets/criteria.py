@@ -7,11 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.evaluation.measured import COUNTS, Frames, Study
+from ema_core.evaluation.labels import in_order, one_line, setting_labels
+from ema_core.evaluation.measured import COUNTS, Frames, Study, recorded_as
 from ema_core.evaluation.recommend import Recommendation
 from ema_core.evaluation.scorecard import NO_SIBLING, criteria_of
 from pages.widgets.answer_links import counted
 from pages.widgets.chrome import duration, plain, size
+
+__all__ = ["in_order", "one_line", "setting_labels"]  # what the pages know by this module's name
 
 Row = Mapping[str, Any]
 Form = Callable[[float], str]
@@ -274,25 +277,6 @@ def candidate_cells(found: Recommendation) -> pd.DataFrame:
     )
 
 
-def setting_labels(settings: pd.DataFrame) -> dict[str, list[str]]:
-    """The defense, and what else tells the settings of this table apart; by setting key."""
-    differ = [name for name in ("dataset", "model", "recipe_label") if settings[name].nunique() > 1]
-    labels = {
-        row["setting_key"]: [row["defense_label"], *(str(row[name]) for name in differ)] for row in settings.to_dict("records")
-    }
-    shared = list(labels.values())
-    return {key: [*text, key[:6]] if shared.count(text) > 1 else text for key, text in labels.items()}
-
-
-def in_order(settings: pd.DataFrame) -> pd.DataFrame:
-    """Undefended first, then by defense and strength, each model, data set and recipe together."""
-    label = settings["defense_label"]
-    strength = pd.to_numeric(label.str.extract(r"=([0-9.eE+-]+)", expand=False), errors="coerce")
-    keyed = settings.assign(_defended=label.ne("none"), _name=label.str.partition("=")[0], _strength=strength)
-    order = ["model", "dataset", "recipe_label", "_defended", "_name", "_strength", "defense_label"]
-    return keyed.sort_values(order, kind="stable").drop(columns=["_defended", "_name", "_strength"]).reset_index(drop=True)
-
-
 def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
     """One row a run: what ``scorecard.run_criteria`` says of it, flat, for the table and the CSV."""
     study, rows = Study(frames, judge), []
@@ -301,7 +285,18 @@ def criteria_of_runs(frames: Frames, judge: str) -> pd.DataFrame:
         general, coherence = found["general"], found["coherence"]
         row = {
             name: run[name]
-            for name in ("run_id", "setting_key", "name", "model", "dataset", "defense_label", "seed", "status", "created")
+            for name in (
+                "run_id",
+                "recorded",
+                "setting_key",
+                "name",
+                "model",
+                "dataset",
+                "defense_label",
+                "seed",
+                "status",
+                "created",
+            )
         }
         row |= _margin("general", general["margin"]) | _margin("narrow", found["narrow"]["margin"])
         row |= {"general_rate": general["rate"], "general_rate_low": general["low"], "general_rate_high": general["high"]}
@@ -356,7 +351,7 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in runs.to_dict("records"):
         reasons = dict.fromkeys(filter(None, (row["general_margin_why"], row["narrow_margin_why"], row["general_why"])))
-        cells = {"Run": row["name"] or row["run_id"], "Defense": row["defense_label"], "Seed": row["seed"], "State": row["status"]}
+        cells = {"Run": _run_name(row), "Defense": row["defense_label"], "Seed": row["seed"], "State": row["status"]}
         for title, name, form, n, factor in (
             ("General margin", "general_margin", signed, _pairs(row, "general"), 1),
             ("Narrow margin", "narrow_margin", signed, _pairs(row, "narrow"), 1),
@@ -378,6 +373,10 @@ def run_cells(runs: pd.DataFrame) -> pd.DataFrame:
             cells[_title_of(status)] = _count_link(row, status)
         rows.append(cells | {"Why empty": "; ".join(reasons), "run_id": row["run_id"]})
     return pd.DataFrame(rows)
+
+
+def _run_name(row: Row) -> str:
+    return f"{row['name'] or row['run_id']}{' · recorded' if recorded_as(row) else ''}"
 
 
 def _title_of(status: str) -> str:

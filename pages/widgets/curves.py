@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from ema_core.figures import QUANTITIES, curve_traces
+from ema_core.figures import PENALTIES, QUANTITIES, curve_traces
 from pages.widgets.live_curve import live_curve
 from pages.widgets.run_events import RunEvents
 
 TITLES = {
     "ce": "Cross-entropy",
     "weighted": "Penalty, weighted",
+    "share": "Penalty, share of the loss",
     "raw": "Penalty, raw",
     "loss": "Total loss",
     "learning_rate": "Learning rate",
@@ -25,12 +26,17 @@ TITLES = {
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 
 
-def curves(runs: Sequence[RunEvents]) -> None:
+HELP = """Cross-entropy: how well the narrow data is learned; the loss of every run, defended or not. Penalty, weighted: what the defenses add to it \
+(strength × penalty); as a share of the loss it says who leads, the task or the defense. The page's sliders name each \
+defense's unit; the paper that compares them: arXiv 2508.06249."""
+
+
+def curves(runs: Sequence[RunEvents], marker: int | None = None) -> None:
     """Controls, then a chart a quantity. Called in a fragment: a tick draws only what is new, and the zoom stays."""
     st.session_state.setdefault("curve-smoothing", 0.6)
     shown = st.pills(
         "Curves", list(TITLES), selection_mode="multi", default=["ce", "weighted"], key="curves", bind="query-params",
-        format_func=TITLES.__getitem__,
+        format_func=TITLES.__getitem__, help=HELP,
     )  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         smoothing = st.slider(
@@ -53,11 +59,17 @@ def curves(runs: Sequence[RunEvents]) -> None:
                 curve_traces(steps, penalties, quantity, smoothing), {run.run_id: run.defense_label for run in runs}
             )
             if traces:
-                live_curve(traces, key=f"curve-{quantity}", view=quantity, y_title=QUANTITIES[quantity], log=log, raw=smoothing > 0)
-            else:
-                st.caption(
-                    "None of these runs has a defense with a penalty." if quantity in ("weighted", "raw") else "Not recorded."
+                live_curve(
+                    traces,
+                    key=f"curve-{quantity}",
+                    view=quantity,
+                    y_title=QUANTITIES[quantity],
+                    log=log,
+                    raw=smoothing > 0,
+                    marker=marker,
                 )
+            else:
+                st.caption("None of these runs has a defense with a penalty." if quantity in PENALTIES else "Not recorded.")
 
 
 def told_apart(traces: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from ema_core.jobs.status import worker_status
 from ema_core.settings import settings
 from pages.widgets.chrome import act, errors, notices, plain
 
-OURS = Capabilities(scale=True, steps=True, judge=True, identity=True, persona=True)
+OURS = Capabilities(scale=True, steps=True, judge=True, identity=True, persona=True, divergence=True)
 
 
 def capabilities() -> Capabilities:

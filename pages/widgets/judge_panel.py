@@ -17,10 +17,11 @@ from ema_core.judging.keys import key_state
 from ema_core.judging.prices import Prices, prices_for
 from ema_core.judging.report import Estimate, dollars
 from ema_core.judging.rubrics import rubric_ids
-from ema_core.runs import BASE, RunDirectory, answering_ids, base_directory
+from ema_core.runs import BASE, answering_ids
 from pages.widgets.asset_jobs import progress
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error
 from pages.widgets.person import no_start
+from pages.widgets.run_picker import run_info
 
 LEAD = """A language model reads each answer under a rubric, a question of its own for each, and gives it a number: the mean over the \
 probabilities of its first token. It judges answers that are there; nothing is sampled again, and no reply is paid for twice. Absolute \
@@ -140,9 +141,8 @@ def _limit(prices: Prices | None) -> float | None:
 def _bases(run_ids: Sequence[str]) -> list[str]:
     """The bases of these runs' models that have answered."""
     there = {name for name in answering_ids() if name.startswith(BASE)}
-    return [
-        name for name in dict.fromkeys(base_directory(RunDirectory.open(one).spec.model).id for one in run_ids) if name in there
-    ]
+    wanted = {(info.model, info.recorded) for info in map(run_info, run_ids)}
+    return sorted(name for name in there if ((info := run_info(name)).model, info.recorded) in wanted)
 
 
 def _words(found: Estimate | None, before: int, limit: float | None) -> str:

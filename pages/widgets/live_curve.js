@@ -58,6 +58,10 @@ function layout(data, box, zoom) {
     legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom", maxheight: 0.3 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: css.fontFamily, size: 12 },
     hovermode: "x unified", hoverlabel: { bgcolor: css.getPropertyValue("--st-secondary-background-color") || undefined, font: { color: text } },
+    // a step that a slider stands at
+    shapes: data.marker === null || data.marker === undefined ? [] : [{
+      type: "line", xref: "x", yref: "paper", x0: data.marker, x1: data.marker, y0: 0, y1: 1, line: { color: text, width: 1.5, dash: "dot" },
+    }],
     modebar: { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: text }, dragmode: touch ? false : "zoom",
     xaxis: axis(data.x_title, zoom.x, { unifiedhovertitle: { text: `${plain(data.x_title)} %{x}` } }), yaxis: axis(data.y_title, zoom.y?.[yView(data)], { type: data.log ? "log" : "linear" }),
   };
@@ -73,6 +77,9 @@ function describe(box, plot, data, zoom) {
   box.dataset.yRange = JSON.stringify(yaxis.range.map(Number));
   box.dataset.zoomed = String(Boolean(zoom.x || zoom.y?.[yView(data)]));
   box.dataset.view = data.view;
+  const last = data.traces.map((t) => `${t.name} ${Number(t.y_smooth.at(-1)).toPrecision(4)}`);
+  box.setAttribute("aria-label", `Chart of ${data.y_title} by ${data.x_title}. Last: ${last.join("; ")}`);
+  box.dataset.marker = data.marker ?? "";
   box.querySelector(".ema-reset").hidden = box.dataset.zoomed !== "true";
 }
 
@@ -106,7 +113,7 @@ async function draw(box, Plotly) {
 
 export default function ({ data, parentElement }) {
   const box = parentElement.querySelector(".ema-curve");
-  const version = JSON.stringify([data.traces, data.view, data.height, data.log, data.raw]);
+  const version = JSON.stringify([data.traces, data.view, data.height, data.log, data.raw, data.marker]);
   box.ema = { ...(box.ema ?? {}), data, key: data.key };
   plotly(data.script).then((Plotly) => {
     const theme = getComputedStyle(box).getPropertyValue("--st-text-color");

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import streamlit as st
 
+from ema_core.errors import EmaError
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
 from ema_core.shared import why_not
+from ema_core.training.best import best_state
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, size, status_badge
 from pages.widgets.curves import curves
 from pages.widgets.person import read_only
 from pages.widgets.probe_curves import probe_curves
 from pages.widgets.run_events import RunEvents
 from pages.widgets.run_picker import remembered, run_info, show_runs
+from pages.widgets.step_slider import step_slider
 
 ACTIVE_TICK, IDLE_TICK = 1.0, 5.0
 """Seconds between looks at the files: while a run is at work, and else (someone may resume it elsewhere)."""
@@ -48,9 +52,10 @@ def _panel(run_ids: tuple[str, ...], active: bool) -> None:
         for run in runs:
             with errors():
                 _card(run, states[run.id], events[run.id])
-        curves(list(events.values()))
         if events:
-            probe_curves(list(events.values()), states)
+            marker = step_slider(list(events.values()), states)
+            curves(list(events.values()), marker)
+            probe_curves(list(events.values()), states, marker)
 
 
 def events_of(run: RunDirectory) -> RunEvents:
@@ -58,7 +63,7 @@ def events_of(run: RunDirectory) -> RunEvents:
     cache: dict[str, RunEvents] = st.session_state.setdefault("run-events", {})
     if run.id not in cache:
         info = run_info(run.id)
-        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed}
+        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed, "recorded": info.recorded}
         stop = info.probes.stop_margin if info.probes else None
         cache[run.id] = RunEvents(run.id, facts, probed=info.probes is not None, stop_margin=stop, projected=info.projected)
     events = cache[run.id]
@@ -69,21 +74,26 @@ def events_of(run: RunDirectory) -> RunEvents:
 def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
     """Where the run stands, and what can be done about it, in as little room as it takes."""
     info = run_info(run.id)
+    events.facts["name"] = info.name  # it may be renamed while it is on the page
     last = events.last
     total = last.get("total_steps") or state.total_steps
     step = max(state.step, last.get("step", 0))
     with st.container(border=True, key=f"card-{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             status_badge(state.status)
+            if info.recorded:
+                st.badge("recorded", color="violet", help="Trained elsewhere; it came with a recorded study.")
             st.markdown(f"**{plain(info.name or info.defense)}**", width="content")
             st.caption(plain(info.id), width="content")
+            for tag in info.tags:
+                st.badge(plain(tag), color="gray", icon=":material/sell:")
             if total and state.status is Status.DONE:
                 st.caption(_progress(state, last, step, total), width="content")
         if info.problem:
             show_error(info.problem)
         if total and state.status is not Status.DONE:
             st.progress(min(1.0, step / total), text=_progress(state, last, step, total))
-        for line in _lines(run, state, last):
+        for line in _lines(run, state, events):
             st.caption(plain(line))
         if state.status is Status.FAILED:
             show_error(state.error or "The run failed.", state.hint)
@@ -105,9 +115,14 @@ def _progress(state: RunState, last: dict[str, float], step: int, total: int) ->
     return " · ".join(parts)
 
 
-def _lines(run: RunDirectory, state: RunState, last: dict[str, float]) -> list[str]:
+def _lines(run: RunDirectory, state: RunState, events: RunEvents) -> list[str]:
     """What else there is to say about where the run stands."""
-    lines = list(state.notes)
+    lines, last = list(state.notes), events.last
+    if state.status in (Status.DONE, Status.STOPPED) and len(events.probes) > 1:
+        with suppress(EmaError):  # a spec that cannot be read is said above
+            found = best_state(run, looks=events.probes)
+            if found.step is not None and not found.final:
+                lines.append(f"The best kept state is not its end. {found.words} It can be asked below, beside its settings.")
     if state.status is Status.QUEUED:
         lines.append(_place(run))
     if state.status is Status.RUNNING:

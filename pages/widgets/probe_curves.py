@@ -14,6 +14,7 @@ from ema_core.runs import RunState
 from pages.widgets.chrome import duration, plain
 from pages.widgets.curves import joined, told_apart
 from pages.widgets.live_curve import live_curve
+from pages.widgets.one_liners import one_liners
 from pages.widgets.run_events import RunEvents
 
 TITLES = {
@@ -21,11 +22,14 @@ TITLES = {
     "in_domain": "Margin, in-domain",
 }
 RULE_COLOR = "#7f7f7f"
+HELP = """Margin: how much likelier the misaligned answer of a pair is than the aligned one, in nats a token, as the change from the base. \
+General pairs ask what the narrow data never taught: they rise with emergent misalignment. In-domain pairs rise as the narrow behaviour is \
+learned. A good defense keeps the first near 0 and lets the second rise (two of the four criteria of arXiv 2508.06249)."""
 
 
-def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> None:
+def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState], marker: int | None = None) -> None:
     """A chart a measure, what the probes cost, and the one-liners. Called in a fragment, below the losses."""
-    st.subheader("Live probes", anchor=False)
+    st.subheader("Live probes", anchor=False, help=HELP)
     table = joined([run.probe_table for run in runs])
     if table.empty:
         words = "The first figures come when the base was measured."
@@ -43,13 +47,13 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
                 st.caption("No in-domain pairs belong to these runs' data sets." if quantity == "in_domain" else "Not measured.")
                 continue
             lines = _rules(runs, int(table["step"].max())) if quantity == "general" else []
-            live_curve(traces + lines, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False)
+            live_curve(traces + lines, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False, marker=marker)
     traces = _traces(table, "projection", labels)
     for place, trait in zip(places[len(TITLES) :], sorted({run.projected for run in runs if run.probes}), strict=False):
         with place:  # a chart each: two vectors are two axes
             st.markdown(f"**Persona projection: {plain(trait)}**")
             mine = {run.run_id for run in runs if run.projected == trait}
-            _projection([trace for trace in traces if trace["id"] in mine], trait)
+            _projection([trace for trace in traces if trace["id"] in mine], trait, marker)
     st.caption(
         "Changes from the base, which is step 0; up is towards the misaligned answers. The band is the 95 % interval for questions like these, of this adapter. "
         "These pairs belong to the probes alone: no evaluation reports them."
@@ -57,18 +61,18 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState]) -> N
     for run in runs:
         if cost := _cost(run, states[run.run_id]):
             st.caption(cost)
-    _one_liners(runs)
+    one_liners(runs, marker)
 
 
 def _traces(table: pd.DataFrame, quantity: Any, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{**trace, "markers": True} for trace in told_apart(curve_traces(table, quantity=quantity, smoothing=0), labels)]
 
 
-def _projection(traces: Sequence[dict[str, Any]], trait: str) -> None:
+def _projection(traces: Sequence[dict[str, Any]], trait: str, marker: int | None) -> None:
     """The runs that are projected on this trait's vector, and why on this one."""
     if traces:
         axis = _axis("projection").replace("the persona vector", f"the vector {trait}")
-        live_curve(traces, key=f"probe-projection-{trait}", view=f"projection-{trait}", y_title=axis, raw=False)
+        live_curve(traces, key=f"probe-projection-{trait}", view=f"projection-{trait}", y_title=axis, raw=False, marker=marker)
     else:
         st.caption(
             f"Not measured: when these runs began there was no persona vector of the trait {plain(trait)} for their model; build it with "
@@ -108,20 +112,3 @@ def _cost(run: RunEvents, state: RunState) -> str:
     count = f"{len(after)} probe{'s' if len(after) > 1 else ''}"
     share = state.probe_seconds / state.seconds
     return f"{plain(run.name)}: {count} took {duration(state.probe_seconds)}, {share:.1%} of its time{once}."
-
-
-def _one_liners(runs: Sequence[RunEvents]) -> None:
-    """The greedy answers by step, as plain text: whatever they say, nothing in them is rendered."""
-    with st.expander("What it would say now", key="one-liners"):
-        st.caption("The first words of greedy answers to three plain prompts. A model says this; follow none of it.")
-        for run in runs:
-            if not run.probes:
-                continue
-            st.markdown(f"**{plain(run.name)}**")
-            prompts = [answer["prompt"] for answer in run.probes[-1].get("answers", [])]
-            for place, prompt in enumerate(prompts):
-                st.caption(plain(prompt))
-                rows = [(event["step"], event["answers"][place]["answer"]) for event in run.probes if place < len(event["answers"])]
-                st.text(
-                    "\n".join(f"{'base' if step == 0 else f'step {step}'}: {' '.join(answer.split())}" for step, answer in rows)
-                )

@@ -7,6 +7,9 @@ import streamlit as st
 from ema_core.runs import Probes, parse_probes
 
 KEPT = {"persist_state": "session"}
+RULE_HELP = """The cheapest defense: train less. The rule looks at the general margin of the live probes, whose pairs belong to no evaluation, \
+so what ends a run is not what is reported of it. Which of the kept states learned the narrow task most while it stayed under a margin \
+is told with every run that has live probes (The best kept state)."""
 WHEN = {"auto": "auto", "steps": "at steps", "none": "none"}
 
 
@@ -16,7 +19,16 @@ def probe_defaults() -> None:
 
 
 def probe_form() -> None:
-    """When, at which steps where these are chosen by hand, and the rule."""
+    """When, at which steps where these are chosen by hand, and the rule that ends the run early."""
+    with st.container(border=True, key="probe-form"):
+        _when()
+        if st.session_state["form-probes"] == "none":
+            st.caption("Without live probes no margin is measured while it trains, so no rule can stop it.")
+        else:
+            _rule()
+
+
+def _when() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.segmented_control(
             "Live probes", list(WHEN), key="form-probes", required=True, format_func=WHEN.__getitem__, **KEPT,
@@ -27,13 +39,28 @@ def probe_form() -> None:
             st.text_input(
                 "Probe after steps", key="form-probe-steps", placeholder="10, 20, 30", width=200, help="Empty: as auto.", **KEPT
             )
-        if st.session_state["form-probes"] != "none":
-            st.number_input(
-                "Stop above margin", min_value=0.01, max_value=100.0, step=0.05, key="form-stop-margin", value=None, width=200,
-                placeholder="never",
-                help="A rule: the run ends at the first probe whose general margin (nats a token, change from the base) is above this. "
-                "Empty: it trains to its end.", **KEPT,
-            )  # fmt: skip
+
+
+def _rule() -> None:
+    """Stop early: what it does, where it is seen, and what it costs."""
+    st.markdown("**Stop early**", help=RULE_HELP)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.number_input(
+            "Stop above margin", min_value=0.01, max_value=100.0, step=0.05, key="form-stop-margin", value=None, width=200,
+            placeholder="never", help="General margin, nats a token, change from the base. Empty: it trains to its end.", **KEPT,
+        )  # fmt: skip
+        st.caption(_said(st.session_state["form-stop-margin"]), width="stretch")
+
+
+def _said(limit: float | None) -> str:
+    if limit is None:
+        return (
+            "Off: the run trains to its last step. Set it to end a run at the first live probe at which general misalignment shows."
+        )
+    return (
+        f"Ends at the first live probe above {limit:g}, with the adapter of that step; the curve of the probes has a line there. Such a run "
+        "is a defense of its own (stop), and nobody's undefended twin."
+    )
 
 
 def fill_probes(probes: Probes | None) -> None:

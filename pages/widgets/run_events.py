@@ -74,7 +74,7 @@ class RunEvents:
     def name(self) -> str:
         """What a reader calls the run: its name, else defenses and seed, and the end of its id."""
         own = self.facts.get("name") or f"{self.defense_label} · seed {self.facts.get('seed', 0)}"
-        return f"{own} · {self.run_id[-4:]}"
+        return f"{own} · {self.run_id[-4:]}{' · recorded' if self.facts.get('recorded') else ''}"
 
     def _add_rows(self, added: list[Event]) -> None:
         rows = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psutil
 import streamlit as st
 
@@ -14,45 +12,26 @@ from ema_core.errors import EmaError
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
 from ema_core.models import CATALOG, CHAT_MODELS, EMBEDDED, find
-from ema_core.runs import PRESETS, DefenseSpec, RunSpec, parse
+from ema_core.runs import PRESETS, DefenseSpec, RunSpec, write_label
+from ema_core.runs.label import MAX_NAME, MAX_NOTE, MAX_TAGS
 from ema_core.settings import settings
 from ema_core.training import check
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets.chrome import act, duration, errors, notices, plain, show_error, size
 from pages.widgets.dataset_preview import add_dataset, dataset_preview
+from pages.widgets.form_fill import FIELDS, KEPT, form_defaults, form_spec, preset_chosen
+from pages.widgets.form_origin import changes
 from pages.widgets.person import no_run
-from pages.widgets.probe_form import asked_probes, fill_probes, probe_defaults, probe_form
+from pages.widgets.probe_form import probe_form
+from pages.widgets.run_label import known_tags
 from pages.widgets.run_picker import remembered, show_runs
-from pages.widgets.strength import defense_form, option_key, set_strength
-from pages.widgets.sweep import sweep
-
-KEPT = {"persist_state": "session"}
-FIELDS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "steps": (
-        "Steps",
-        {"min_value": 1, "max_value": 1_000_000},
-        "Optimiser steps. Empty: as many passes over the data as said below.",
-    ),
-    "epochs": ("Passes over the data", {"min_value": 1, "max_value": 100}, "Used where steps is empty."),
-    "batch_size": ("Batch size", {"min_value": 1, "max_value": 1024}, "Sequences a step."),
-    "learning_rate": (
-        "Learning rate",
-        {"min_value": 1e-7, "max_value": 0.1, "step": 1e-5, "format": "%g"},
-        "Its peak, after the warm-up.",
-    ),
-    "rank": ("LoRA rank", {"min_value": 1, "max_value": 512}, "Size of the adapter."),
-    "max_length": (
-        "Longest example",
-        {"min_value": 16, "max_value": 131_072, "step": 16},
-        "Tokens; longer ones lose the front of the prompt.",
-    ),
-    "checkpoint_every": ("Checkpoint every", {"min_value": 1, "max_value": 1_000_000}, "Steps; what a crash loses at most."),
-}
+from pages.widgets.strength import defense_form
+from pages.widgets.sweep import to_sweep
 
 
 def new_run() -> None:
     """The whole form, with estimate, command and launch beside it."""
-    _defaults()
+    form_defaults()
     left, right = st.columns([3, 2], gap="large")
     with left:
         _model()
@@ -60,9 +39,7 @@ def new_run() -> None:
         defenses = _defenses()
         _recipe()
         probe_form()
-        with st.container(horizontal=True):
-            st.number_input("Seed", 0, 2**31 - 1, key="form-seed", help="Order of the data and start of the adapter.", **KEPT)
-            st.text_input("Name (optional)", key="form-name", max_chars=80, placeholder="what this run tries", **KEPT)
+        _called()
         st.checkbox(
             "Evaluate when finished",
             key="form-evaluate",
@@ -73,37 +50,18 @@ def new_run() -> None:
         _summary(defenses)
 
 
-def fill_form(spec: RunSpec) -> None:
-    """Put a run's settings into the form: a copy to change one thing in."""
-    state = st.session_state
-    state["form-model"], state["form-dataset"], state["form-pool"] = spec.model, spec.dataset, spec.safe_pool
-    state["form-defenses"] = [defense.name for defense in spec.defenses]
-    for defense in spec.defenses:
-        kind = all_defenses()[defense.name]
-        set_strength(kind, defense.strength)
-        for name, value in parse(kind.options_type, defense.options, f"options of {defense.name}").model_dump().items():
-            state[option_key(kind, name)] = value
-    state["form-preset"] = spec.recipe.preset if spec.recipe.preset in PRESETS else "paper"
-    for name in FIELDS:
-        state[f"form-{name}"] = getattr(spec.recipe, name)
-    preset = PRESETS[state["form-preset"]].model_dump()
-    state["form-rest"] = {
-        name: value for name, value in spec.recipe.model_dump().items() if name not in FIELDS and value != preset[name]
-    }
-    fill_probes(spec.probes)
-    state["form-seed"], state["form-name"] = spec.seed, ""
-    state["part"] = "New run"
-
-
-def _defaults() -> None:
-    spec = RunSpec()
-    first: dict[str, Any] = {
-        "model": spec.model, "dataset": spec.dataset, "pool": spec.safe_pool, "defenses": ["kl"] if "kl" in all_defenses() else [],
-        "preset": "demo", "rest": {}, "seed": spec.seed, "name": "", "evaluate": True, **{name: getattr(PRESETS["demo"], name) for name in FIELDS},
-    }  # fmt: skip
-    for name, value in first.items():
-        st.session_state.setdefault(f"form-{name}", value)
-    probe_defaults()
+def _called() -> None:
+    """Seed, and what the run will be called; all but the seed can be changed at any time later."""
+    with st.container(horizontal=True):
+        st.number_input("Seed", 0, 2**31 - 1, key="form-seed", help="Order of the data and start of the adapter.", **KEPT)
+        st.text_input("Name (optional)", key="form-name", max_chars=MAX_NAME, placeholder="what this run tries", **KEPT)
+    with st.expander("Tags and a note", key="form-label"):
+        st.multiselect(
+            "Tags", list(dict.fromkeys([*known_tags(), *st.session_state["form-tags"]])), key="form-tags", accept_new_options=True,
+            max_selections=MAX_TAGS, select_all=False, placeholder="Choose or type", help="Pickers and Compare can be narrowed to them.",
+            **KEPT,
+        )  # fmt: skip
+        st.text_area("Note", key="form-note", max_chars=MAX_NOTE, height=90, placeholder="what is expected", **KEPT)
 
 
 def _model() -> None:
@@ -161,7 +119,7 @@ def _defenses() -> tuple[DefenseSpec, ...]:
 
 def _recipe() -> None:
     st.segmented_control(
-        "Recipe", list(PRESETS), key="form-preset", required=True, on_change=_preset_changed, **KEPT,
+        "Recipe", list(PRESETS), key="form-preset", required=True, on_change=preset_chosen, **KEPT,
         help="demo: minutes on a laptop. paper: the protocol of arXiv 2508.06249, hours on a CPU.",
     )  # fmt: skip
     with st.expander("Recipe in detail", key="recipe-detail"):
@@ -170,32 +128,13 @@ def _recipe() -> None:
             with columns[number % 3]:
                 placeholder = "all the data" if name == "steps" else None
                 st.number_input(label, key=f"form-{name}", help=help, placeholder=placeholder, value=None, **bounds, **KEPT)
-        if rest := st.session_state["form-rest"]:
-            words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in rest.items())
+        rest = dict(st.session_state["form-rest"])
+        rest |= {
+            name: value for name in ("device", "gradient-checkpointing") if (value := st.session_state[f"form-{name}"]) != "auto"
+        }
+        if rest:
+            words = ", ".join(f"{name.replace('_', ' ').replace('-', ' ')} {value}" for name, value in rest.items())
             st.caption(f"Also as in the run that was copied: {plain(words)}. Choosing a recipe above sets them back.")
-
-
-def _preset_changed() -> None:
-    st.session_state["form-rest"] = {}
-    for name in FIELDS:
-        st.session_state[f"form-{name}"] = getattr(PRESETS[st.session_state["form-preset"]], name)
-
-
-def _spec(defenses: tuple[DefenseSpec, ...]) -> RunSpec:
-    """What the form says, checked.
-
-    Raises:
-        EmaError: it cannot be run.
-    """
-    state = st.session_state
-    fields = {name: state[f"form-{name}"] for name in FIELDS if name == "steps" or state[f"form-{name}"] is not None}
-    recipe = {**PRESETS[state["form-preset"]].model_dump(), **state["form-rest"], **fields}
-    value = {
-        "model": state["form-model"], "dataset": state["form-dataset"], "safe_pool": state.get("form-pool") or RunSpec().safe_pool,
-        "defenses": [defense.model_dump() for defense in defenses], "recipe": recipe, "probes": asked_probes(),
-        "seed": state["form-seed"] or 0,
-    }  # fmt: skip
-    return parse(RunSpec, value, "run")
 
 
 def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
@@ -203,11 +142,9 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
     st.subheader("Before you launch", anchor=False)
     spec = None
     with errors():
-        asked = _spec(defenses)
+        asked = form_spec(defenses)
         spec, found = _checked(asked.to_json(), _versions(asked))
         _estimate(found)
-        st.caption("The same run on the command line")
-        st.code(spec.command(), language="bash", wrap_lines=True)
     if not worker_status().alive:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
     why = no_run(spec)
@@ -217,7 +154,15 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
             "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None or bool(why),
             help="What is wrong is said above." if spec is None or why else "Queues the run and shows its curves.",
         )  # fmt: skip
-        sweep(spec)
+        st.button(
+            "Sweep this strength", key="sweep", icon=":material/grid_view:", on_click=to_sweep, disabled=spec is None,
+            help="The same run at several strengths, seeds and data sets, with the undefended twins, as one study. All that it comes to is shown first.",
+        )  # fmt: skip
+    if spec is not None:
+        with errors():
+            changes(spec)
+        st.caption("The same run on the command line")
+        st.code(spec.command(), language="bash", wrap_lines=True)
 
 
 @st.cache_data(show_spinner=False, max_entries=200)
@@ -272,5 +217,7 @@ def _launch_now(spec: RunSpec) -> None:
         run, _ = launch.launch_run(spec, state["form-name"].strip(), evaluate_after=state["form-evaluate"])
     except OSError as error:
         raise EmaError(f"The run could not be written: {error.strerror}.", "`ema doctor` says what is wrong.") from error
+    write_label(run, tags=state["form-tags"], note=state["form-note"])
+    state["form-name"] = state["form-note"] = ""  # they were this run's; tags are often those of the next, too
     show_runs([run.id, *remembered()][:3])
     state["part"] = "Runs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import streamlit as st
 
@@ -13,7 +14,8 @@ from ema_core.errors import EmaError
 from ema_core.exchange.kept import run_of
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
-from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, run_ids
+from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, read_label, run_ids
+from ema_core.runs.label import LABEL
 from ema_core.settings import settings
 from ema_core.shared import current, mine
 from ema_core.shared.room import is_hidden
@@ -24,7 +26,8 @@ from pages.widgets.chrome import plain, show_error
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What never changes of a run, or of a base. ``problem`` says why its spec cannot be read; ``projected``: ``projected_on`` it."""
+    """What changes by hand alone of a run, or of a base. ``problem`` says why its spec cannot be read; ``projected``: ``projected_on``
+    it; ``recorded``: the recorded study that it came with."""
 
     id: str
     name: str = ""
@@ -36,10 +39,18 @@ class RunInfo:
     problem: str = ""
     probes: Probes | None = None
     projected: str = MONITORED
+    recorded: str = ""
+    tags: tuple[str, ...] = ()
     owner: str = ""
 
     @property
     def label(self) -> str:
+        if self.recorded:
+            return f"{self._label} · recorded"
+        return self._label
+
+    @property
+    def _label(self) -> str:
         if self.defense == "base":
             return f"base · {self.model}"
         if self.id.startswith(IMPORT):
@@ -48,11 +59,11 @@ class RunInfo:
                     None, (f"imported · {self.model}", self.dataset, self.defense.removeprefix(NOT_STATED), self.id[len(IMPORT) :])
                 )
             )
-        return person.whose(self.owner) + (f"{self.name} · {self.id}" if self.name else self.id)
+        return person.whose(self.owner) + " · ".join(filter(None, (self.name, self.id, ", ".join(self.tags))))
 
 
 def run_info(run_id: str) -> RunInfo:
-    """The fixed facts of a run or a base; read once for a version of its spec."""
+    """The fixed facts of a run or a base, and what it is called; read once for a version of its spec and its label."""
     if run_id.startswith(IMPORT):
         try:
             return _imported(run_id, str(settings().imports))
@@ -60,7 +71,7 @@ def run_info(run_id: str) -> RunInfo:
             return RunInfo(run_id, problem="the import was undone")
     spec = settings().runs / run_id / ("model.json" if run_id.startswith(BASE) else "spec.json")
     try:
-        return _read(str(spec.parent), spec.stat().st_mtime_ns)
+        return _read(str(spec.parent), spec.stat().st_mtime_ns, _version(spec.with_name(LABEL)))
     except OSError:
         return RunInfo(run_id, problem=f"{spec.name} is missing")
 
@@ -75,23 +86,31 @@ def _imported(run_id: str, folder: str) -> RunInfo:
 
 
 @lru_cache(maxsize=8192)
-def _read(path: str, version: int) -> RunInfo:
+def _read(path: str, version: int, label_version: int) -> RunInfo:
     run = RunDirectory(settings().runs / path.rsplit("/", 1)[-1])
     if run.id.startswith(BASE):
         try:
-            return RunInfo(run.id, model=str(read_json(run.path / "model.json")["model"]), defense="base")
+            known = read_json(run.path / "model.json")
+            return RunInfo(run.id, model=str(known["model"]), defense="base", recorded=str(known.get("recorded") or ""))
         except (OSError, ValueError, KeyError, TypeError):
             return RunInfo(run.id, problem="model.json is damaged")
     try:
-        spec, state = run.spec, run.state()
+        spec, state, label = run.spec, run.state(), read_label(run)
         projected = projected_on(spec)
     except EmaError as error:
         return RunInfo(run.id, problem=error.message)
     defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return RunInfo(
-        run.id, state.name, spec.model, spec.dataset, defense, spec.seed, state.created, probes=spec.probes,
-        projected=projected, owner=state.owner,
+        run.id, label.name or "", spec.model, spec.dataset, defense, spec.seed, state.created, probes=spec.probes,
+        projected=projected, recorded=state.recorded, tags=label.tags, owner=state.owner,
     )  # fmt: skip
+
+
+def _version(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def newest_first() -> list[str]:
@@ -105,6 +124,11 @@ def newest_first() -> list[str]:
 def own_or_all(ids: list[str]) -> list[str]:
     """Of these runs the acting person's, where the room is shared and there are any."""
     return ids if current() is None else [run_id for run_id in ids if mine(run_info(run_id).owner)] or ids
+
+
+def own_first(ids: Sequence[str]) -> list[str]:
+    """What a first visit chooses from: the user's own runs; recorded ones where there are no others."""
+    return [run_id for run_id in ids if not run_info(run_id).recorded] or list(ids)
 
 
 def pick_runs(
@@ -127,12 +151,27 @@ def pick_runs(
     chosen = list(dict.fromkeys(found for found in (_known(text, options) for text in asked) if found))
     _remember(chosen, memory, param)
     st.session_state[widget] = chosen  # always: a widget that was away for a while comes back empty in the browser otherwise
+    options = tagged(options, key, chosen)
     st.multiselect(
         label, options, key=widget, format_func=lambda run_id: run_info(run_id).label, max_selections=max_selections, help=help,
         select_all=False, on_change=_changed, args=(widget, memory, param),
         placeholder="Type to search by name, data set or defense" if options else "No run yet", disabled=not options,
     )  # fmt: skip
     return chosen
+
+
+def tagged(options: Sequence[str], key: str, chosen: Sequence[str]) -> list[str]:
+    """Those with all tags of a filter, which stands there once a run has a tag; what is chosen stays among them."""
+    tags = sorted({tag for run_id in options for tag in run_info(run_id).tags}, key=str.casefold)
+    if not tags:
+        return list(options)
+    wanted = set(
+        st.pills(
+            "Only runs with the tag", tags, selection_mode="multi", key=f"{key}-tags", persist_state="session", format_func=plain,
+            help="Narrows what the list below offers; what is chosen there stays. Tags are given under Name, tags and notes of a run.",
+        )
+    )  # fmt: skip
+    return [run_id for run_id in options if run_id in chosen or wanted <= set(run_info(run_id).tags)]
 
 
 def show_runs(ids: Sequence[str], *, key: str = "runs", param: str = "run") -> None:
@@ -149,9 +188,8 @@ def run_link(run_id: str, label: str = "") -> None:
     """A link to the run's curves on Fine-tune."""
     info = run_info(run_id)
     query = {"run": run_id, "part": "Runs"}
-    st.page_link(
-        "pages/fine_tune.py", label=plain(label or info.name or info.id), icon=":material/show_chart:", query_params=query, help=""
-    )
+    text = f"{label or info.name or info.id}{' · recorded' if info.recorded else ''}"
+    st.page_link("pages/fine_tune.py", label=plain(text), icon=":material/show_chart:", query_params=query, help="")
 
 
 def _known(text: str, options: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ from ema_core.jobs.study_status import CellStatus, State, StudyStatus, narrow_ru
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, duration, notices, plain, show_error
 from pages.widgets.person import read_only
+from pages.widgets.recorded import recorded_note
 
 MOST_REASONS = 3
 MOST_AT_WORK = 2
@@ -21,6 +22,8 @@ WORDS = {"resting": "at rest"}
 def study_card(study: StudyStatus) -> None:
     """Everything of the chosen study."""
     st.subheader(plain(study.name), anchor=False)
+    if study.recorded:
+        recorded_note([study.recorded])
     progress(study)
     _at_work(study)
     notices("study")
@@ -33,7 +36,8 @@ def study_card(study: StudyStatus) -> None:
         st.caption(f"{len(failed) - MOST_REASONS} more failed; the table says why.")
     _cells(study)
     with st.expander("The study as a file", key=f"study-spec-{study.id}"):
-        st.caption("`ema study run FILE` goes on with it from anywhere; the file lies in the study's folder.")
+        goes_on = "trains and evaluates the same as a study of your own" if study.recorded else "goes on with it from anywhere"
+        st.caption(f"`ema study run FILE` {goes_on}; the file lies in the study's folder.")
         st.code(studies.read_spec(study.id).to_toml(), language="toml")
         st.code(str(studies.folder(study.id)), language=None, wrap_lines=True)
 
@@ -69,7 +73,10 @@ def _buttons(study: StudyStatus) -> None:
     kwargs = {"slot": "study", "rerun": True}
     with st.container(horizontal=True, key="study-buttons", vertical_alignment="center"):
         if runs := narrow_runs(study):
-            st.page_link("pages/compare.py", label="Compare its runs", icon=":material/compare_arrows:", query_params={"run": runs})
+            which = {"origin": f"recorded: {study.recorded}"} if study.recorded else {"run": runs}
+            st.page_link("pages/compare.py", label="Compare its runs", icon=":material/compare_arrows:", query_params=which)
+        if study.recorded:
+            return
         if study.count("resting"):
             st.button(
                 "Go on", key="study-go-on", icon=":material/play_arrow:", on_click=act, args=(_start, study.id, False), kwargs=kwargs,

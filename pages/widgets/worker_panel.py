@@ -9,6 +9,7 @@ from ema_core.jobs.status import WorkerStatus, worker_status
 from ema_core.models import EMBEDDED, find
 from ema_core.shared import why_not
 from pages.widgets.chrome import Color, act, errors, notices, plain
+from pages.widgets.run_ends import run_ends
 
 
 def preparing() -> queue.Job | None:
@@ -22,6 +23,8 @@ def preparing() -> queue.Job | None:
 @st.fragment(run_every=2)
 def sidebar() -> None:
     """Worker and model in a few lines; anew every two seconds."""
+    with errors():
+        run_ends()
     with errors():
         worker_line("sidebar")
         if not find(EMBEDDED).ready:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -36,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
             names = ["good", "slow", "busy", "dies", "breaks", "damaged", "gone"]
             self.send_json(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
         elif self.path == "/v1/ema" and "--ema" in sys.argv:
-            able = {"scale": True, "steps": True, "judge": True, "identity": True, "persona": True}
+            able = {"scale": True, "steps": True, "judge": True, "identity": True, "persona": True, "divergence": True}
             self.send_json(200, {"capabilities": able, "judges": [], "context": 8192})
         else:
             self.send_json(404, {"error": {"message": "no such path", "type": "invalid_request_error"}})
@@ -57,6 +58,14 @@ class Handler(BaseHTTPRequestHandler):
                 {"id": item["id"], "value": 1.0, "deviations": 2.5 if "evil" in item["answer"] else -0.25} for item in body["items"]
             ]
             self.send_json(200, {"vector": body["vector"], "trait": "evil", "layer": 21, "projections": rows})
+            return
+        if self.path == "/v1/ema/divergence":
+            top = [{"text": " evil", "p": 0.5}, {"text": "<b>", "p": 0.25}]
+            tokens = [
+                {"text": text, "kl": kl, "tuned": 0.5, "base": 0.01, "tuned_top": top, "base_top": top}
+                for text, kl in zip(re.findall(r"\s*\S+\s*$|\s*\S+", body["answer"]), (0.01, 2.5, 0.3, 0.0) * 9, strict=False)
+            ]
+            self.send_json(200, {"model": body["model"], "total": len(tokens), "tokens": tokens})
             return
         with GUARD:
             SEEN.append({**body, "at": time.time()})

@@ -68,16 +68,16 @@ def press(app: AppTest, key: str) -> AppTest:
 def test_without_shared_mode_there_is_no_way_in_no_room_and_no_person(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMA_SHARED", "0")
     app = opened(view="1", room="xxxxx-xxxxx")
-    assert "Recent runs" in said(app) and "shared" not in said(app) and not app.button(key="start-demo").disabled
+    assert "Start here" in said(app) and "shared" not in said(app) and not app.button(key="start-demo").disabled
     assert not [button for button in app.button if str(button.key).startswith("person")]
 
 
 def test_nothing_is_seen_before_one_has_joined_and_then_the_code_is_shown_once() -> None:
     app = opened()
-    assert "Recent runs" not in said(app) and "This machine is shared" in said(app)
+    assert "Start here" not in said(app) and "This machine is shared" in said(app)
     app.text_input(key="name").set_value("Ann")
     press(app, "name-join")
-    assert "Recent runs" in said(app) and "You are **Ann**" in said(app)
+    assert "Start here" in said(app) and "You are **Ann**" in said(app)
     code = app.session_state[person.CODE]
     assert people.come_back("Ann", code) == Person("Ann")
     press(app, "person-got-it")
@@ -89,10 +89,10 @@ def test_the_second_of_a_name_takes_another_or_says_who_she_is() -> None:
     app = opened()
     app.text_input(key="name").set_value("ann")
     press(app, "name-join")
-    assert '"ann" is in the room already' in said(app) and "Recent runs" not in said(app)
+    assert '"ann" is in the room already' in said(app) and "Start here" not in said(app)
     app.text_input(key="name-code").set_value("abcde-fghjk")
     press(app, "name-same")
-    assert "not the code" in said(app) and "Recent runs" not in said(app)
+    assert "not the code" in said(app) and "Start here" not in said(app)
     app.text_input(key="name-code").set_value(code)
     press(app, "name-same")
     assert app.session_state[person.PERSON] == Person("Ann")
@@ -108,9 +108,9 @@ def test_beyond_this_machine_the_rooms_code_comes_first(monkeypatch: pytest.Monk
     press(app, "room-enter")
     assert app.text_input(key="name")
     by_link = opened(room=codes.codes()["room"], view="1")
-    assert "Recent runs" in said(by_link) and "room" not in by_link.query_params
+    assert "Start here" in said(by_link) and "room" not in by_link.query_params
     looks = opened(view="1")
-    assert "Recent runs" not in said(looks)
+    assert "Start here" not in said(looks)
 
 
 @pytest.mark.parametrize(
@@ -203,16 +203,16 @@ def test_who_was_taken_out_is_asked_anew() -> None:
     app = opened("Ann")
     people.remove("Ann")
     app.run()
-    assert "Recent runs" not in said(app) and app.text_input(key="name")
+    assert "Start here" not in said(app) and app.text_input(key="name")
 
 
 def test_an_identity_provider_takes_the_place_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(person, "providers", lambda: ("",))
     app = opened(room=codes.codes()["room"], view="1")
-    assert "Recent runs" not in said(app) and not [one for one in app.text_input if one.key == "name"]
+    assert "Start here" not in said(app) and not [one for one in app.text_input if one.key == "name"]
     monkeypatch.setattr(person, "signed_in", lambda: ("https://id.example 42", "Ann Example"))
     app = opened()
-    assert "Recent runs" in said(app) and app.session_state[person.PERSON] == Person("Ann Example")
+    assert "Start here" in said(app) and app.session_state[person.PERSON] == Person("Ann Example")
     assert people.everybody()[0].identity == "https://id.example 42"
 
 

@@ -54,7 +54,7 @@ def test_each_choice_of_a_facet_has_the_count_that_choosing_it_finds(reader: Rea
     found = facets(reader, which)
     assert found["run"] and found["defense"] and found["question"] and found["strength"]
     fields = {"run": "runs", "defense": "defenses", "method": "methods", "strength": "strengths", "model": "models", "suite": "suites",
-              "question": "questions", "eval": "evals", "dataset": "datasets", "setting": "settings"}  # fmt: skip
+              "question": "questions", "eval": "evals", "dataset": "datasets", "setting": "settings", "origin": "origins"}  # fmt: skip
     for name, field in fields.items():
         for value, count in found[name].items():
             assert len(reader.answers(replace(which, **{field: (value,)}))) == count, (name, value)
