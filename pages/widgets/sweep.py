@@ -51,9 +51,10 @@ def sweep_part() -> None:
         if not worker_status().alive:
             st.caption("The worker is not running: the runs would wait in the queue until it is there.")
         notices("sweep")
+        no = no_start()
         st.button(
             "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
-            kwargs={"slot": "sweep"}, disabled=not ready or bool(no := no_start()),
+            kwargs={"slot": "sweep"}, disabled=not ready or bool(no),
             help=no or "Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
         )  # fmt: skip
 
