@@ -75,7 +75,7 @@ class Known:
 
 
 def same_runs(spec: RunSpec) -> list[RunDirectory]:
-    """Runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
+    """One's own runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
     wanted, found = identity(spec), []
     for run_id in run_ids()[::-1]:
         run = RunDirectory(settings().runs / run_id)
@@ -84,7 +84,7 @@ def same_runs(spec: RunSpec) -> list[RunDirectory]:
                 found.append(run)
         except (OSError, EmaError):
             continue
-    return [run for run in found if "imported" not in run.state().found]
+    return [run for run in found if "imported" not in (state := run.state()).found and not state.recorded]
 
 
 def _rank(run: RunDirectory, status: Status, own: bool) -> int | None:
