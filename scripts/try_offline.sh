@@ -11,7 +11,7 @@ env -i PATH="$PATH" HOME="$room/home" EMA_HOME="$room/home/ema" EMA_MODELS="$roo
   ! timeout 5 python3 -c "import socket; socket.create_connection((\"pypi.org\", 443))" 2>/dev/null || { echo "the network is there"; exit 1; }
   python3 scripts/bootstrap.py model
   .venv/bin/ema recorded add none-and-nine
-  .venv/bin/ema compare none-s0 persona-steering5-s0 || .venv/bin/ema runs list
+  .venv/bin/ema samples --status misaligned --limit 1
   .venv/bin/ema train --steps 2 --seed 0
   .venv/bin/ema doctor
 ' "$room"

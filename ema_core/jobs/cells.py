@@ -83,7 +83,7 @@ class Known:
 
 
 def same_runs(spec: RunSpec) -> list[RunDirectory]:
-    """Runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
+    """One's own runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
     wanted, found = identity(spec), []
     for run_id in run_ids()[::-1]:
         run = RunDirectory(settings().runs / run_id)
