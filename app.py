@@ -1,5 +1,7 @@
 """The dashboard: page list and shared chrome. Started by `ema app`."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from pages.widgets import recorded, tour, worker_panel
@@ -9,6 +11,7 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none
 <path d="M4 6C10 26 20 26 28 27" stroke="#0f766e"/><path d="M4 6C12 14 20 14 28 15" stroke="#d55e00"/></svg>"""
 
 st.set_page_config(page_title="EMA Lab", page_icon=ICON, layout="wide")
+st.html(Path(__file__).parent / "pages" / "style.css")
 page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),

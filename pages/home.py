@@ -38,7 +38,7 @@ def recent_runs() -> None:
     ids = own_runs()
     st.subheader("Your recent runs", anchor=False)
     if not ids:
-        st.info("No run of yours yet. The demo makes two; **Fine-tune** makes any other.", icon=":material/info:")
+        st.info("No run yet. The demo makes two; **Fine-tune** makes any other.", icon=":material/info:")
     for run_id in ids[:RECENT]:
         with errors():
             recent_run(run_id)

@@ -12,13 +12,11 @@ from pages.widgets.asset_jobs import chosen, progress
 from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, ago, duration, errors, header, notices, plain, status_badge
 from pages.widgets.inside_panels import Side, defense_part
-from pages.widgets.run_picker import newest_first, run_info
+from pages.widgets.run_picker import newest_first, own_first, run_info
 
 LEAD = """Where a defense acted: which examples it chose, at which tokens and layers it held the model back, which weight matrices it \
 changed. Each part is read from the run's own files and its adapter, on a few examples that are the same for every run on the same data, \
 and stands beside the undefended twin. No judge, no sampling: it explains a mechanism, and is no evidence that a defense works."""
-SECONDS = 15
-"""That a reading of a demo run takes on two cores, about."""
 
 
 def page() -> None:
@@ -29,6 +27,9 @@ def page() -> None:
             st.info("No run yet. Train one, and look inside it here.", icon=":material/info:")
             st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
             return
+        if "run" not in st.query_params and "inside-run" not in st.session_state:  # one that there is something to see of
+            readable = [one for one in own_first(ids) if inside.path(RunDirectory.open(one)).exists()]
+            st.session_state["inside-run"] = (readable or own_first(ids))[0]
         run_id = chosen("Run", ids, "run", "inside-run", lambda one: run_info(one).label, "There is no run")
         run = RunDirectory.open(run_id)
         about(run)
@@ -69,15 +70,14 @@ def twin_of(run_id: str) -> RunDirectory | None:
 def kept(run: RunDirectory, twin: RunDirectory | None) -> inside.Inside | None:
     """What was read of the run, with the button that reads it, where that is still to be done."""
     notices("inside")
-    found = inside.read(run)
-    if why := inside.can_be_read(run):
-        if found is None:
-            st.info(plain(why), icon=":material/info:")
-        return found
+    found, why = inside.read(run), inside.can_be_read(run)
     missing = [one for one in (run, twin) if one and not inside.can_be_read(one) and not _fresh(one)]
+    if found is None and why:
+        st.info(plain(why), icon=":material/info:")
+        return None
     if found is None:
         st.info(
-            f"Nobody has looked inside this run yet. It takes about {SECONDS} s a demo run; newer runs are read right after training.",
+            "Nobody has looked inside this run yet. Runs that the worker trains are read right after training.",
             icon=":material/info:",
         )
     elif run in missing:
@@ -92,7 +92,7 @@ def kept(run: RunDirectory, twin: RunDirectory | None) -> inside.Inside | None:
         both = "Look inside it and its undefended twin" if run in missing and len(missing) > 1 else "Look inside its twin"
         st.button(
             both if twin in missing else "Look inside", key="inside-read", type="primary", icon=":material/neurology:",
-            help="Queues a short job for the worker." + ("" if worker_status().alive else " The worker is not running: it would wait."),
+            help="Queues a job for the worker: nine short examples, read at three points of training." + ("" if worker_status().alive else " The worker is not running: it would wait."),
             on_click=act, args=(launch.launch_inside, [one.id for one in missing]),
             kwargs={"slot": "inside", "done": "It is in the queue; progress stands below."},
         )  # fmt: skip

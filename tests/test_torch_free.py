@@ -22,7 +22,7 @@ LIST = [
     "ema_core.chats.speed", "ema_core.chats.stream", "ema_core.chats.walk", "ema_core.chats.diverge", "ema_core.chats.export",
     "ema_core.chats.prompts", "ema_core.engine.divergence", "ema_core.cli.chats", "ema_core.generation", "ema_core.generation.engine", "ema_core.engine.names",
     "ema_core.personas", "ema_core.personas.build", "ema_core.personas.reading", "ema_core.defenses.persona_steering", "ema_core.jobs.persona",
-    "ema_core.cli.persona", "ema_core.chats.monitor", "ema_core.engine.monitor", "ema_core.gap", "ema_core.evaluation.gap", "ema_core.cli.gap", "ema_core.engine.core", "ema_core.engine.server", "ema_core.engine.process",
+    "ema_core.cli.persona", "ema_core.chats.monitor", "ema_core.engine.monitor", "ema_core.gap", "ema_core.evaluation.gap", "ema_core.cli.gap", "ema_core.cli.inside", "ema_core.defenses.panels", "ema_core.training.inside", "ema_core.engine.core", "ema_core.engine.server", "ema_core.engine.process",
 ]  # fmt: skip
 PAGES = [name.name for name in pkgutil.walk_packages(pages.__path__, "pages.")]
 

@@ -96,7 +96,7 @@ class Interleaving(Defense):
     def _table(self, rows: list[dict[str, Any]], mixed: int, passed: int, card: gap.Card | None) -> Panel:
         how = "by the highest gap score" if type(self) is not Interleaving else "at random"
         scored = (
-            " Score: how much less likely misaligned models find the answer than the aligned one does; rank 1 is the highest of the pool."
+            " Score: how much less likely misaligned models find the answer than the aligned one does; rank 1 is the highest of the whole pool."
             if card
             else " There are no gap scores of this pool to show beside them."
         )

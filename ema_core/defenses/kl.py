@@ -121,7 +121,7 @@ def divergence_panels(look: Look, places: Sequence[int], options: KLOptions, wha
     tokens = sum(map(len, answers))
     total = sum(map(sum, answers)) + sum(prompts)
     direction = {"tuned||ref": "KL(tuned ‖ base)", "ref||tuned": "KL(base ‖ tuned)"}[options.direction]
-    shared = {
+    shared: dict[str, Any] = {
         "unit": "nats", "n": f"{len(rows)} {what}, {tokens} answer tokens",
         "how": direction + ("" if options.temperature == 1 else f", temperature {options.temperature:g}"),
     }  # fmt: skip

@@ -154,7 +154,7 @@ class LDIFS(Defense):
             attention = torch.ones(1, tuned.shape[1], dtype=torch.long, device=tuned.device)
             parts = {
                 layer: squared_distances({layer: tuned[layer : layer + 1]}, {layer: fixed[layer : layer + 1]}, attention, normalise)
-                for layer in range(depth + 1)
+                for layer in (range(depth + 1) if look.last else seen)
             }
             for layer, part in parts.items():
                 of_layer.setdefault(layer, []).append(float(feature_distance(part, attention, normalise)))
@@ -162,7 +162,7 @@ class LDIFS(Defense):
         sums = [sum(values) for values in zip(*(of_layer[layer] for layer in seen), strict=True)]
         first = sum(row["values"][0] for row in tokens) / max(1e-30, sum(sum(row["values"]) for row in tokens))
         each = "each whole example" if normalise == "example" else "each token's state"
-        shared = {
+        shared: dict[str, Any] = {
             "unit": "squared distance", "n": f"{len(tokens)} training examples", "how": f"unit length of {each}, layers {', '.join(map(str, seen))}",
             "value": number(mean(sums)), "value_is": f"squared distance over layers {', '.join(map(str, seen))}",
         }  # fmt: skip

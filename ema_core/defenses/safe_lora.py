@@ -307,25 +307,26 @@ class SafeLoRA(Defense):
         strength = self.strength if mine else self.strength_info.default
         matrices = list(self._matrices(look.model))
         picked = set() if mine else chosen([matrix.cosine for matrix in matrices], self.options.select, strength)
-        after = " Read after the projection, as nothing was kept from before: the projected ones are not marked, and theirs is the new cosine."
+        after = " Read after the projection, as nothing was kept from before: the projected ones are not marked, and theirs is the new cosine. The undefended twin has those from before."
         return [
             self._panel(
                 matrices,
                 picked,
                 after if mine else f" Nothing was projected in this run; marked: what N = {strength:g} would take.",
+                "projected" if mine else "would be projected",
             )
         ]
 
-    def _panel(self, matrices: Sequence[_Matrix], picked: set[int], note: str) -> Panel:
+    def _panel(self, matrices: Sequence[_Matrix], picked: set[int], note: str, marks: str = "projected") -> Panel:
         cosines = [matrix.cosine for matrix in matrices]
         highest = max((cosines[i] for i in picked), default=None)
-        limit = "" if highest is None else f" {len(picked)} are marked as projected, those with a cosine of {highest:.3f} or less."
+        limit = "" if highest is None else f" Marked: {len(picked)}, those with a cosine of {highest:.3f} or less."
         way = "V Vᵀ / ‖V‖" if not self.options.energy else f"the projector on {self.options.energy:.0%} of V"
         return Panel(
             name="cosines", kind="modules", title="How far each update points along what alignment changed",
             says="Cosine between each weight matrix's update B·A and its projection P·B·A; the lowest ones are projected." + limit + note,
             beware=f"{self._origin()} A cosine says how an update lies towards V, not how harmful it is.",
-            unit="cosine", n=f"{len(matrices)} weight matrices", how=f"base {self.base}, {way}", marks="projected",
+            unit="cosine", n=f"{len(matrices)} weight matrices", how=f"base {self.base}, {way}", marks=marks,
             value=number(median(cosines)), value_is="cosine, median of all matrices",
             rows=[
                 {"layer": int(matrix.layer) + 1, "module": matrix.module, "value": number(matrix.cosine), "kept": number(matrix.kept), "marked": i in picked}

@@ -9,14 +9,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ema_core.figures.colours import style
-from ema_core.figures.layout import CLEAR, GRID, NEUTRAL, column, dress, empty_figure
+from ema_core.figures.layout import GRID, NEUTRAL, column, dress, empty_figure
 
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dot", "dashdot", "longdash")
 SHADES = ((0.0, "#f3f6f9"), (0.5, "#5aa5d6"), (1.0, "#08306b"))
 """From next to nothing to much; read by lightness, so in grey, too."""
-DARK_FROM = 0.45
+DARK_FROM = 0.7
 """Share of the scale from which a text on it is white."""
-CHARACTERS = 46
+CHARACTERS = 40
 """Of tokens in a line: about what a phone shows legibly."""
 LINE = 25
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
@@ -25,11 +25,11 @@ GROUPS = {"the pool": ("#7f7f7f", ""), "mixed in": (style("interleaving-plus").c
 """Colour and hatching of a group in a histogram."""
 
 
-def inside_lines(table: pd.DataFrame, x: str, x_title: str, y_title: str, marks: str = "") -> go.Figure:
+def inside_lines(table: pd.DataFrame, x: str, x_title: str, y_title: str, marks: str = "", from_zero: bool = False) -> go.Figure:
     """A line for each run and ``line`` over ``x``; what is ``marked`` has a larger mark, called ``marks`` in the legend.
 
     ``table``: ``run`` (its name), ``defense_label``, ``line``, ``x``, ``value``, and ``marked`` and ``n`` where there are any. The line
-    ``base`` is the same for every run and drawn once.
+    ``base`` is the same for every run and drawn once. ``from_zero``: ``x`` begins at 0.
     """
     rows = table[table["value"].notna()] if not table.empty else table
     if rows.empty:
@@ -43,22 +43,25 @@ def inside_lines(table: pd.DataFrame, x: str, x_title: str, y_title: str, marks:
             continue
         look = style(label)
         color, symbol = (NEUTRAL, "circle-open") if line == "base" else (look.color, look.symbol)
-        dash = "dot" if line == "base" else DASHES[trained.index(line) % len(DASHES)]
+        number = trained.index(line) if line in trained else 0
+        dash = "dot" if line == "base" else look.dash if number == 0 else DASHES[number % len(DASHES)]
+        if number:
+            symbol = "x-thin"
         if label == "none" and line != "base":  # grey is the base's here
             color = "#8a6d3b"
         name = "base" if line == "base" else run if len(trained) == 1 else f"{run}: {line}" if several else line
         marked = [bool(flag) for flag in group["marked"]] if "marked" in group else [False] * len(group)
         counts = column(group, "n")
         figure.add_scatter(
-            x=group[x], y=group["value"], name=name, mode="lines+markers" if len(group) < 60 else "lines",
-            line={"color": color, "dash": dash, "width": 2}, marker={"color": color, "symbol": symbol, "size": [11 if flag else 4 for flag in marked]},
+            x=list(group[x]), y=list(group["value"]), name=name, mode="lines+markers" if len(group) < 60 else "lines",
+            line={"color": color, "dash": dash, "width": 2}, marker={"color": color, "symbol": symbol, "size": [12 if flag else 6 for flag in marked], "line": {"width": 1.5, "color": color}},
             text=["" if math.isnan(n) else f", over {n:.0f}" for n in counts], hovertemplate=f"{x} %{{x}}: %{{y:.4g}}%{{text}}",
         )  # fmt: skip
     if marks and "marked" in rows and rows["marked"].any():
         figure.add_scatter(x=[None], y=[None], mode="markers", name=f"large: {marks}", marker={"color": NEUTRAL, "size": 11})
     dress(figure, showlegend=True)
-    figure.update_xaxes(title=x_title)
-    figure.update_yaxes(title=y_title)
+    figure.update_xaxes(title=x_title, rangemode="tozero" if from_zero else "normal")
+    figure.update_yaxes(title=y_title, rangemode="tozero")
     return figure
 
 
@@ -77,7 +80,8 @@ def token_strip(
     """
     if not tokens:
         return empty_figure("No token to show.")
-    starts, lines, parts, at, line = [], [], {}, 0, 0
+    parts: dict[str, int] = {}
+    starts, lines, at, line = [], [], 0, 0
     texts = [_shown(token) for token in tokens]
     widths = [max(2, len(text) + 1) for text in texts]
     for place, size in enumerate(widths):
@@ -167,7 +171,7 @@ def module_map(table: pd.DataFrame, unit: str, marks: str, low: float | None = N
             hovertemplate=f"layer %{{x}}, %{{y}}: %{{customdata:.3f}} {unit}, {marks}<extra></extra>",
         )  # fmt: skip
     dress(figure, margin={"l": 10, "r": 10, "t": 62, "b": 10})
-    figure.update_layout(legend={"y": -0.22, "yanchor": "top"})
+    figure.update_layout(legend={"y": -0.34, "yanchor": "top"})
     figure.update_xaxes(title="Layer (1 = first decoder layer)", showgrid=False, dtick=5)
     figure.update_yaxes(showgrid=False)
     return figure
@@ -189,7 +193,7 @@ def score_histogram(table: pd.DataFrame, unit: str) -> go.Figure:
             x=(group["low"] + group["high"]) / 2, y=100 * group["count"] / sizes[line], width=group["high"] - group["low"],
             name=f"{line} ({sizes[line]})", customdata=group[["low", "high", "count"]].to_numpy(),
             marker={"color": color, "opacity": 0.45 if line == "the pool" else 0.75, "line": {"color": color, "width": 1},
-                    "pattern": {"shape": hatch, "fgcolor": CLEAR if not hatch else "#ffffff", "size": 6}},
+                    "pattern": {"shape": hatch, "fgcolor": "#ffffff", "size": 6, "fillmode": "overlay"}},
             hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}: %{customdata[2]} (%{y:.1f} %)",
         )  # fmt: skip
     dress(figure, barmode="overlay", showlegend=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,8 @@ def cancel(job_ids: Iterable[str]) -> list[queue.Job]:
     A run that was to be trained rests as ``paused``. What runs already is left alone.
     """
     known = {job.id: job for job in queue.jobs() if job.status == "queued"}
-    chosen = [job for job in known.values() if job.id in _with_dependents(set(job_ids) & set(known), known.values())]
-    gone = [job for job in chosen if queue.cancel(job.id).status == "cancelled"]
+    chosen = _with_dependents(set(job_ids) & set(known), list(known.values()))
+    gone = [job for job in known.values() if job.id in chosen and queue.cancel(job.id).status == "cancelled"]
     for job in gone:
         _rest(job)
     if gone:
@@ -81,9 +81,8 @@ def _path() -> Path:
     return settings().queue / "undo.json"
 
 
-def _with_dependents(chosen: set[str], waiting: Iterable[queue.Job]) -> set[str]:
+def _with_dependents(chosen: set[str], jobs: Sequence[queue.Job]) -> set[str]:
     """Those that come after a chosen one, and evaluations all of whose runs would not be trained."""
-    jobs = list(waiting)
     while True:
         runs = {run for job in jobs if job.id in chosen and job.kind == "train" for run in job.runs}
         more = {

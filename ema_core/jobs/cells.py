@@ -84,7 +84,7 @@ def same_runs(spec: RunSpec) -> list[RunDirectory]:
                 found.append(run)
         except (OSError, EmaError):
             continue
-    return [run for run in found if "imported" not in run.state().found]
+    return [run for run in found if not ((state := run.state()).recorded or "imported" in state.found)]
 
 
 def _rank(run: RunDirectory, status: Status, own: bool) -> int | None:

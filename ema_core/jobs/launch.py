@@ -12,6 +12,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import RECORDED_HINT, adapter_folder
 from ema_core.evaluation.spec import EVAL_PRESETS, EvalSpec, sampling
 from ema_core.evaluation.suites import load_suite, suites_of
+from ema_core.exchange import recorded
 from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
@@ -279,6 +280,18 @@ def delete(run: RunDirectory) -> None:
     if (job := train_job(run)) and job.status == "queued":
         queue.cancel(job.id)
     run.delete()
+
+
+def remove_recorded(name: str) -> int:
+    """Take a recorded study away; returns how many runs went.
+
+    Raises:
+        EmaError: it is not here, or a job is at work on its answers.
+    """
+    runs = set(recorded.here().get(name, {}).get("runs", []))
+    if any(job.status in ("queued", "running") and runs & set(job.runs) for job in queue.jobs()):
+        raise EmaError(f"A job is at work on the recorded study {name}, or waits for it.", "Let it end, or cancel it first.")
+    return recorded.remove(name)
 
 
 def prepare_embedded() -> queue.Job | None:

@@ -6,8 +6,8 @@ import json
 import random
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,8 @@ def fresh(run: RunDirectory, kept: Inside) -> bool:
 def can_be_read(run: RunDirectory) -> str:
     """Why the run cannot be looked into; empty where it can."""
     state = run.state()
+    if state.recorded:
+        return "It is a recorded run: it came without its adapter, so nobody can look inside it here."
     if "imported" in state.found:
         return "The adapter was imported: what it was trained on, and how, is not known here."
     if state.status not in (Status.DONE, Status.STOPPED) or not (run.adapter / adapters.WEIGHTS).exists():
@@ -134,22 +136,22 @@ def measure(
     reading = _Reading(run, loaded)
     defenses: dict[str, Seen] = {}
     along: list[OnTheWay] = []
-    with out_of_memory("looking into the run"):
-        with reading.of(run.adapter) as look:
-            for number, (name, kind) in enumerate(registry.all_defenses().items()):
-                if interrupted():
-                    return None
-                progress(0.7 * number / len(registry.all_defenses()), f"looking inside: {name}")
-                defenses[name] = _seen(look, kind, run)
+    with out_of_memory("looking into the run"), reading.opened() as model:
+        look = _Look(reading, model, last=True)
+        for number, (name, kind) in enumerate(registry.all_defenses().items()):
+            if interrupted():
+                return None
+            progress(0.7 * number / len(registry.all_defenses()), f"looking inside: {name}")
+            defenses[name] = _seen(look, kind, run)
         steps = _evenly([step for step in run.checkpoint_steps() if step < reading.steps], ON_THE_WAY)
         for number, step in enumerate(steps):
             if interrupted():
                 return None
             progress(0.7 + 0.3 * number / len(steps), f"looking inside: step {step}")
-            with reading.of(run.checkpoints / f"step-{step}", last=False) as look:
-                for name, kind in registry.all_defenses().items():
-                    if any(panel.value is not None for panel in defenses[name].panels):
-                        along += [_point(name, panel, step) for panel in _seen(look, kind, run).panels if panel.value is not None]
+            look = reading.at(model, step)
+            for name, kind in registry.all_defenses().items():
+                if any(panel.value is not None for panel in defenses[name].panels):
+                    along += [_point(name, panel, step) for panel in _seen(look, kind, run).panels if panel.value is not None]
     along += [
         _point(name, panel, reading.steps) for name, seen in defenses.items() for panel in seen.panels if panel.value is not None
     ]
@@ -245,8 +247,21 @@ class _Reading:
         ]
         return [(example, row) for example, row in short if any(row.response)][:count]
 
-    def of(self, folder: Path, last: bool = True) -> AbstractContextManager[_Look]:
-        return _Look.opened(self, folder, last)
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """The model with the run's adapter on; the plain one afterwards."""
+        import torch
+
+        with adapters.adapted(self.loaded.model, self.run.adapter) as model, torch.inference_mode():
+            yield model
+
+    def at(self, model: Any, step: int) -> _Look:
+        """A checkpoint's adapter in the place of the one that is on."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(model, load_file(self.run.checkpoints / f"step-{step}" / adapters.WEIGHTS))
+        return _Look(self, model, last=False)
 
     def reported(self, name: str) -> tuple[Panel, ...]:
         """What the defense's ``finish`` left in the events; the last time it ran counts."""
@@ -313,24 +328,12 @@ class _Look:
 
     def __init__(self, reading: _Reading, model: Any, last: bool) -> None:
         self.reading, self.model, self.last = reading, model, last
-        self.spec, self.rows, self.narrow, self.safe, self.steps = (
-            reading.spec, reading.rows, reading.narrow, reading.safe, reading.steps,
-        )  # fmt: skip
+        self.spec, self.steps = reading.spec, reading.steps
+        self.rows: Sequence[Encoded] = reading.rows
+        self.narrow: Sequence[int] = reading.narrow
+        self.safe: Sequence[int] = reading.safe
         self.reported: Sequence[Panel] = ()
         self._tuned: list[States] = []
-
-    @staticmethod
-    def opened(reading: _Reading, folder: Path, last: bool) -> AbstractContextManager[_Look]:
-        from contextlib import contextmanager
-
-        @contextmanager
-        def look() -> Any:
-            import torch
-
-            with adapters.adapted(reading.loaded.model, folder) as model, torch.inference_mode():
-                yield _Look(reading, model, last)
-
-        return look()
 
     def base(self) -> list[States]:
         return self.reading.base(self.model)

@@ -90,10 +90,13 @@ def panel_part(name: str, shown: Sequence[Shown], alone: bool) -> None:
         st.markdown(f"##### {plain(panel.title)}")
         st.markdown(plain(panel.says))
         if panel.value is not None:
+            st.caption(_first_up(panel.value_is))
             with st.container(horizontal=True, key=f"{key}-values"):
                 for one in shown:
-                    value = "none" if one.panel.value is None else f"{one.panel.value:.3g} {panel.unit}"
-                    st.metric(_first_up(one.side.name), plain(value), help=plain(panel.value_is), width="content")
+                    value = (
+                        "none" if one.panel.value is None else f"{one.panel.value:.3g} {panel.unit if len(panel.unit) < 6 else ''}"
+                    )
+                    st.metric(plain(one.side.name), plain(value), width="content")
         KINDS[panel.kind](key, shown)
         if panel.value is not None:
             _along(key, name, shown)
@@ -162,7 +165,11 @@ def _along(key: str, name: str, shown: Sequence[Shown]) -> None:
         return
     st.caption(f"Over training, at its checkpoints: {plain(panel.value_is)}")
     st.plotly_chart(
-        inside_lines(pd.DataFrame(rows), "step", "Step", panel.unit), theme="streamlit", key=f"{key}-along", height=240, config=BARE
+        inside_lines(pd.DataFrame(rows), "step", "Step", panel.unit, from_zero=True),
+        theme="streamlit",
+        key=f"{key}-along",
+        height=240,
+        config=BARE,
     )
 
 
@@ -182,7 +189,7 @@ def _strips(key: str, shown: Sequence[Shown]) -> None:
     top = scale_top([value for own in values.values() for value in own[read.shared :]])
     for column, one in zip(st.columns(len(shown)), shown, strict=True):
         with column:
-            st.caption(f"**{_first_up(one.side.name)}**")
+            st.caption(f"**{plain(one.side.name)}**")
             figure = token_strip(
                 read.tokens[read.shared :], values[one.side.run_id][read.shared :], read.answer[read.shared :], panel.unit, top
             )
@@ -216,7 +223,7 @@ def _map(key: str, shown: Sequence[Shown]) -> None:
     known = [row["value"] for one in shown for row in one.panel.rows if row["value"] is not None]
     for column, one in zip(st.columns(len(shown)), shown, strict=True):
         with column:
-            st.caption(f"**{_first_up(one.side.name)}** · {plain(one.panel.says if one is not shown[0] else '')}")
+            st.caption(f"**{plain(one.side.name)}**")
             figure = module_map(pd.DataFrame(one.panel.rows), one.panel.unit, one.panel.marks, min(known), max(known))
             st.plotly_chart(figure, theme="streamlit", key=f"{key}-map-{one.side.run_id}", height=360, config=BARE)
 
@@ -258,6 +265,8 @@ def _examples(key: str, shown: Sequence[Shown]) -> None:
 def _words(column: str, value: Any) -> str:
     if value is True:
         return column
+    if column == "times":
+        return "once" if value == 1 else f"{value} times"
     return f"{column} {value:.4g}" if isinstance(value, float) else f"{column} {value}"
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import streamlit as st
 
+from ema_core.errors import EmaError
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
+from ema_core.training.best import best_state
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, size, status_badge
 from pages.widgets.curves import curves
 from pages.widgets.probe_curves import probe_curves
@@ -88,7 +91,7 @@ def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
             show_error(info.problem)
         if total and state.status is not Status.DONE:
             st.progress(min(1.0, step / total), text=_progress(state, last, step, total))
-        for line in _lines(run, state, last):
+        for line in _lines(run, state, events):
             st.caption(plain(line))
         if state.status is Status.FAILED:
             show_error(state.error or "The run failed.", state.hint)
@@ -110,9 +113,14 @@ def _progress(state: RunState, last: dict[str, float], step: int, total: int) ->
     return " · ".join(parts)
 
 
-def _lines(run: RunDirectory, state: RunState, last: dict[str, float]) -> list[str]:
+def _lines(run: RunDirectory, state: RunState, events: RunEvents) -> list[str]:
     """What else there is to say about where the run stands."""
-    lines = list(state.notes)
+    lines, last = list(state.notes), events.last
+    if state.status in (Status.DONE, Status.STOPPED) and len(events.probes) > 1:
+        with suppress(EmaError):  # a spec that cannot be read is said above
+            found = best_state(run, looks=events.probes)
+            if found.step is not None and not found.final:
+                lines.append(f"The best kept state is not its end. {found.words} It can be asked below, beside its settings.")
     if state.status is Status.QUEUED:
         lines.append(_place(run))
     if state.status is Status.RUNNING:
