@@ -81,7 +81,7 @@ def test_three_columns_stream_through_a_reload_are_judged_kept_and_found_again(b
 
     button(page, "Judge these answers").click()
     until(lambda: page.get_by_text("of 1 misaligned").count() == 3, 120, "the judgments did not come")
-    button(page, "Keep …").click()
+    button(page, "Add to samples").click()
     page.get_by_label("Name", exact=True).fill("my findings")
     button(page, "Keep these answers").click()
     page.get_by_role("link", name="my findings").wait_for(timeout=WAIT)
