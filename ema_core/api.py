@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ema_core.errors import EmaError, nearest
+from ema_core.evaluation.by_question import MEASURES, question_table
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.evaluate import curve_specs
 from ema_core.evaluation.evaluate import evaluate as evaluate_runs
-from ema_core.evaluation.measured import judge_of
+from ema_core.evaluation.measured import judge_of, with_twins
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import KEEP
 from ema_core.evaluation.recommend import recommend as choose_strength
 from ema_core.evaluation.scorecard import run_criteria, setting_table
 from ema_core.evaluation.spec import EvalSpec
 from ema_core.evaluation.suites import suites_of
+from ema_core.exchange.report import write_report
 from ema_core.generation import EngineSampler
 from ema_core.generation.engine import Engine
 from ema_core.generation.model_id import ModelId
@@ -230,6 +233,42 @@ def recommend(run_ids: Sequence[str] | str, defense: str, keep: float = KEEP) ->
     plain = every[every["defense_label"].eq("none")].merge(group, on=list(group))
     own = pd.concat([runs[runs["status"].eq("done")], plain]).drop_duplicates("run_id")
     return choose_strength(reader.frames(list(own["run_id"]), with_siblings=True), defense, keep=keep).json()
+
+
+def questions(run_ids: Sequence[str] | str, measure: str = "alignment", judge: str = "probe") -> list[dict[str, Any]]:
+    """Each setting of these runs against its undefended twin, topic by topic (``evaluation.by_question``); the twins come along.
+
+    Raises:
+        EmaError: unknown run, measure or judge.
+    """
+    if measure not in MEASURES:
+        raise EmaError(f'There is nothing "{measure}" to compare question by question.', f"Known: {', '.join(MEASURES)}.")
+    ids = [RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    every = reader.runs()
+    done = every[every["status"].eq("done")]
+    rows = with_twins(done[done["run_id"].isin(ids)], done)
+    name = judge if judge in reader.judges(list(rows["run_id"])) else read_name(judge)
+    frames, found = reader.frames(list(rows["run_id"])), []
+    for row in rows[rows["defense_label"].ne("none")].drop_duplicates("setting_key").to_dict("records"):
+        topics = question_table(frames, name, row["setting_key"], measure)
+        about = {key: row[key] for key in ("setting_key", "model", "dataset", "defense_label", "recipe_label")}
+        found.append({**about, "measure": measure, "judge": name if MEASURES[measure].judged else None, "topics": _records(topics)})
+    return found
+
+
+def report(run_ids: Sequence[str] | str, out: Path, judge: str = "probe", keep: float = KEEP) -> dict[str, Any]:
+    """One HTML file of these runs, with their undefended twins and benign siblings (``exchange.report``); says what is in it.
+
+    Raises:
+        EmaError: unknown run or judge, none of them done, or the file cannot be written.
+    """
+    ids = [run_id if run_id.startswith(IMPORT) else RunDirectory.open(run_id).id for run_id in _listed(run_ids)]
+    refresh()
+    reader = Reader()
+    name = judge if judge in reader.judges(ids) else read_name(judge)
+    return write_report(ids, out, name, keep=keep, reader=reader)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

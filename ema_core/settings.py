@@ -51,6 +51,11 @@ class Settings:
         return self.home / "runs"
 
     @property
+    def wheels(self) -> Path:
+        """Where an offline bundle (``ema bundle``) has its packages (``EMA_WHEELS``)."""
+        return Path(os.environ.get("EMA_WHEELS") or PROJECT / "wheels")
+
+    @property
     def queue(self) -> Path:
         return self.home / "queue"
 

@@ -1,7 +1,8 @@
-"""Compare: settings by the four criteria, what strength does, the trade-off over the cheap alternatives, curves, runs."""
+"""Compare: settings by the four criteria, and what lies behind the scorecard: figures, numbers, curves, runs."""
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from ema_core.defenses.safe_lora import SUBSTITUTE_LABEL, SUBSTITUTE_NOTE
@@ -9,11 +10,12 @@ from ema_core.judging import own
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.compare_choice import choose, pick_judge
 from pages.widgets.compare_curves import curves_part
-from pages.widgets.compare_data import moved_of, scores
-from pages.widgets.compare_figures import figures_part
+from pages.widgets.compare_data import Settled, moved_of, scores, seeds_of
+from pages.widgets.compare_figures import FIGURES
 from pages.widgets.compare_imported import imported_part
-from pages.widgets.compare_runs import runs_part
-from pages.widgets.compare_settings import setting_part
+from pages.widgets.compare_published import published_part
+from pages.widgets.compare_runs import runs_part, spread_part
+from pages.widgets.compare_settings import numbers_part, scorecard_part
 from pages.widgets.index import up_to_date
 from pages.widgets.moved import moved_part
 from pages.widgets.run_picker import newest_first
@@ -48,15 +50,31 @@ def page() -> None:
         if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
             st.caption(SUBSTITUTE_NOTE)
         with errors():
-            setting_part(settings, of_runs)
-        with errors():
-            figures_part(settings, ids, version)
-        with errors():
-            moved_part(moved_of(ids, version))
-        with errors():
-            curves_part(ids, version)
-        with errors():
-            runs_part(of_runs)
+            scorecard_part(settings, of_runs)
+        parts(settings, of_runs, ids, judge, version)
+
+
+def parts(settings: pd.DataFrame, of_runs: pd.DataFrame, ids: tuple[str, ...], judge: str, version: Settled) -> None:
+    """What lies behind the scorecard, a tab each; only the open one is reckoned and drawn."""
+    names = [*FIGURES, "All numbers", "Training curves", "Runs", "Published"]
+    if settings.empty:
+        names = names[len(FIGURES) + 1 :]
+    for name, tab in zip(names, st.tabs(names, key="part", bind="query-params"), strict=True):
+        if not tab.open:
+            continue
+        with tab, errors():
+            if name in FIGURES:
+                FIGURES[name](settings, seeds_of(ids, judge, version), ids, version)
+            elif name == "All numbers":
+                numbers_part(settings)
+                moved_part(moved_of(ids, version))
+            elif name == "Training curves":
+                curves_part(ids, version)
+            elif name == "Runs":
+                runs_part(of_runs)
+                spread_part(settings, seeds_of(ids, judge, version))
+            else:
+                published_part()
 
 
 def nothing_yet(any_run: bool) -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from ema_core.jobs import queue
 from ema_core.jobs.cells import has_adapter
-from ema_core.runs import RunDirectory
+from ema_core.runs import RunDirectory, Status
 from pages.widgets.best_state import best_part
 from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, errors, header, notices, plain
@@ -77,7 +77,7 @@ def details(run_id: str) -> None:
         f"Name, tags, notes and settings: {plain(info.name or info.defense)} · {run_id[-4:]}", key=f"details-{run_id}"
     ):
         with st.container(horizontal=True):
-            bare = bool(info.recorded) and not has_adapter(run)
+            bare = (bool(info.recorded) or state.status is Status.DONE) and not has_adapter(run)
             st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run_id},
                          disabled=bare, help=BARE if bare else None)  # fmt: skip
             st.page_link(

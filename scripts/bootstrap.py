@@ -9,6 +9,7 @@ The syntax keeps to what old Pythons parse, so that they get the sentence below 
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 PIP = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+WHEELS = Path(os.environ.get("EMA_WHEELS") or ROOT / "wheels")  # of an offline bundle (ema bundle)
 PEERS = ROOT / ".venv-bench"
 MODEL = "smollm2-135m"
 CACHES = (".venv", ".venv-bench", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".import_linter_cache", "ema_lab.egg-info")
@@ -153,6 +155,8 @@ def torch_attempts(pin: str, gpu: bool, installed: str) -> tuple:
 
     ``===`` means exactly this text: plain ``2.13.0`` is the CUDA build on Linux, and ``==`` would also take ``+cpu``.
     """
+    if offline():
+        return f"PyTorch {pin} from {WHEELS}", [[*PIP, f"torch=={pin}"]]
     plain, exact, cpu = [*PIP, f"torch=={pin}"], [*PIP, f"torch==={pin}"], [*PIP, f"torch=={pin}+cpu"]
     if installed.split("+")[0] == pin and not (gpu and installed.endswith("+cpu")):
         return f"PyTorch {installed}", [plain]  # a build that does; never taken away, it may have been chosen by hand
@@ -162,6 +166,47 @@ def torch_attempts(pin: str, gpu: bool, installed: str) -> tuple:
         there = [*cpu, "--extra-index-url", CPU_INDEX, "--retries", "1", "--timeout", "20"]
         return f"PyTorch {pin}, CPU build (some 200 MB)", [cpu, there, plain]
     return f"PyTorch {pin}", [plain]
+
+
+def offline() -> bool:
+    """Do the packages lie beside us, so that no index is asked?"""
+    return any(WHEELS.glob("*.whl"))
+
+
+def use_wheels() -> None:
+    """Set pip to the packages of an offline bundle, after they were held against its list.
+
+    A copy that lost something on its way, or is for another Python, is found out before anything is installed.
+    """
+    os.environ.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=WHEELS.resolve().as_uri())
+    card = WHEELS / "bundle.json"
+    if not card.is_file():
+        return  # a folder of wheels that somebody put together by hand
+    told = json.loads(card.read_text())
+    here = "{}.{}".format(*sys.version_info[:2]), platform.system().lower(), platform.machine()
+    if here != (told["python"], told["system"], told["machine"]):
+        for_, is_ = (f"Python {one[0]} on {one[1]}, {one[2]}" for one in ((told["python"], told["system"], told["machine"]), here))
+        raise Failed(
+            f"The packages in {WHEELS} are for {for_}; this is {is_}. Name the other Python: make app PYTHON=python{told['python']}"
+        )
+    key = key_of(card)
+    if is_done("wheels", key):
+        return
+    say(f"==> {len(told['files'])} packages in {WHEELS}: are they whole?")
+    for name, file in told["files"].items():
+        path = WHEELS / name
+        if not path.is_file() or path.stat().st_size != file["bytes"] or sha256_of(path) != file["sha256"]:
+            raise Failed(f"{path} is {'damaged' if path.exists() else 'missing'}. Copy the bundle again.")
+    VENV.mkdir(exist_ok=True)
+    (VENV / ".setup-wheels").write_text(key)
+
+
+def sha256_of(path: Path) -> str:
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            whole.update(block)
+    return whole.hexdigest()
 
 
 def packages() -> str:
@@ -269,6 +314,8 @@ def main(wanted: list) -> None:
     with one_at_a_time():
         if "clean" in wanted:
             return clean()
+        if offline():
+            use_wheels()
         key = packages()
         if "dev" in wanted:
             development(key)

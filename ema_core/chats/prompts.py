@@ -5,6 +5,7 @@ Lines are only added: ``{id, time, text, system}`` saves a prompt, ``{id, time, 
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.suites import SUITES, all_suites, load_suite
 from ema_core.files import append_line, read_lines
 from ema_core.settings import settings
+from ema_core.shared import allow
 
 OWN = "own"
 """The source of the user's own prompts; every other source is a suite's name."""
@@ -56,6 +58,7 @@ def save(text: str, system: str = "") -> Prompt:
     Raises:
         EmaError: it is empty or too long, or the file cannot be written.
     """
+    allow()
     text, system = log.clean(text).strip(), log.clean(system).strip()
     if not text:
         raise EmaError("The prompt is empty.", "Write something to ask.")
@@ -74,6 +77,7 @@ def remove(prompt_id: str, back: bool = False) -> None:
     Raises:
         EmaError: there is none of this id.
     """
+    allow()
     if not any(line.get("id") == prompt_id for line in read_lines(path())[0]):
         raise EmaError(f'There is no prompt "{prompt_id[:60]}".', "`ema chats prompts` lists them.")
     append_line(path(), {"id": prompt_id, "time": time.time(), "removed": not back})
@@ -108,12 +112,10 @@ def sources(dataset: str) -> list[str]:
 
 
 def search(words: str, prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Those that have every word somewhere in text, system prompt, topic, id or source, whatever the case."""
-    wanted = words.casefold().split()
+    """Those in which every word begins a word of text, system prompt, topic, id or source, whatever the case."""
+    wanted = [re.compile(rf"(?<!\w){re.escape(word)}", re.IGNORECASE) for word in words.split()]
     return [
-        prompt
-        for prompt in prompts
-        if all(
-            word in f"{prompt.text}\n{prompt.system}\n{prompt.topic}\n{prompt.id}\n{prompt.source}".casefold() for word in wanted
-        )
+        one
+        for one in prompts
+        if all(word.search("\n".join((one.text, one.system, one.topic, one.id, one.source))) for word in wanted)
     ]

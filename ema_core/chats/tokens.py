@@ -27,6 +27,9 @@ box-shadow: 0 4px 12px #0004; }
 .ema-kl-moved { border-collapse: collapse; font-size: .8125rem; margin: .25rem 0; width: 100%; }
 .ema-kl-moved th, .ema-kl-moved td { text-align: left; vertical-align: top; padding: .125rem .375rem .125rem 0; overflow-wrap: anywhere;
 border: 0; border-top: 1px solid #8886; } .ema-kl-moved thead th { border-top: 0; font-weight: 600; }
+.ema-kl-box { container-type: inline-size; } .ema-kl-likely { white-space: nowrap; }
+.ema-kl-moved .w { white-space: nowrap; max-width: 8rem; overflow: hidden; text-overflow: ellipsis; }
+@container (max-width: 28rem) { .ema-kl-moved .more { display: none; } }
 .ema-kl-moved .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
     + "".join(
@@ -76,18 +79,19 @@ def legend() -> str:
 def most_moved(divergence: Divergence, count: int = 5) -> str:
     """The tokens that moved most, as a table."""
     rows = "".join(
-        f"<tr><td>{_shown(token.text)}</td><td class='n'>{token.kl:.2f}</td><td>{_share(token.tuned)}, likeliest {_likely(token.tuned_top, 2)}</td>"
-        f"<td>{_share(token.base)}, likeliest {_likely(token.base_top, 2)}</td></tr>"
+        f"<tr><td class='w'>{_shown(token.text)}</td><td class='n'>{token.kl:.2f}</td>"
+        f"<td>{_share(token.tuned)}<span class='more'>, likeliest {_likely(token.tuned_top, 2)}</span></td>"
+        f"<td>{_share(token.base)}<span class='more'>, likeliest {_likely(token.base_top, 2)}</span></td></tr>"
         for token in divergence.most_moved(count)
     )
     return (
-        f"<table class='ema-kl-moved'><thead><tr><th scope='col'>Moved most</th><th scope='col' class='n'>KL (nats)</th>"
-        f"<th scope='col'>tuned gave it</th><th scope='col'>base gave it</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<div class='ema-kl-box'><table class='ema-kl-moved'><thead><tr><th scope='col'>Moved most</th><th scope='col' class='n'>nats</th>"
+        f"<th scope='col'>tuned gave it</th><th scope='col'>base gave it</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
 def _likely(top: tuple[tuple[str, float], ...], count: int = 5) -> str:
-    return " · ".join(f"{_shown(text)} {_share(p)}" for text, p in top[:count])
+    return " · ".join(f"<span class='ema-kl-likely'>{_shown(text)} {_share(p)}</span>" for text, p in top[:count])
 
 
 def _share(p: float) -> str:
@@ -95,8 +99,8 @@ def _share(p: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """A token in quotes, with its spaces and line breaks to be seen."""
-    seen = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") if not text.strip() else text.replace("\n", "⏎")
+    """A token in quotes, without the space that most begin with; one of nothing but spaces and line breaks has them to be seen."""
+    seen = text.strip() or text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
     return f"“{html.escape(seen)}”"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ema_core.chats.view import Turn, Walk
 from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import RECORDED_HINT
 from ema_core.generation.engine import BASE_MODEL
 from ema_core.generation.model_id import ModelId, is_base
 from ema_core.models import EMBEDDED
@@ -40,13 +41,16 @@ def stops(run_id: str, by: Walk) -> list[Stop]:
     run = RunDirectory.open(run_id)
     final = (run.adapter / WEIGHTS).exists()
     steps = run.checkpoint_steps()
+    if not final and not steps and run.state().recorded:
+        raise EmaError(f"The run {run.id} was recorded without its adapter, so nobody can ask it.", RECORDED_HINT)
     if not final and not steps:
         raise EmaError(f"The run {run.id} has no adapter and no checkpoint yet.", "Wait for its first checkpoint.")
     if by == "strength":
         step = None if final else steps[-1]
         return [Stop(str(ModelId(run.id, step, scale)), scale, _scale(scale)) for scale in SCALES]
     spec, state = run.spec, run.state()
-    if final and steps and steps[-1] == state.step and _hash(run, state.step) == state.found.get("adapter_hash"):
+    own = state.found.get("adapter_hash")
+    if final and own and steps and steps[-1] == state.step and _hash(run, state.step) == own:
         steps = steps[:-1]  # the same weights under another name
     base = BASE_MODEL if spec.model == EMBEDDED else f"{BASE_MODEL}:{spec.model}"
     found = [Stop(base, 0, "base"), *(Stop(str(ModelId(run.id, step)), step, f"step {step}") for step in steps)]

@@ -41,13 +41,41 @@ def evaluate(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Run ids.")],
     judge: Annotated[str, typer.Option(help="Whose scores; two judges are never mixed.")] = "probe",
+    by_question: Annotated[
+        str,
+        typer.Option(
+            help="Each setting against its undefended twin, topic by topic: general, narrow (margins), alignment, coherence."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """The four criteria of runs, with intervals and counts."""
     from ema_core import api
 
+    if by_question:
+        found = api.questions(runs, by_question, judge)
+        emit({"questions": found}, as_json, lambda: _question_tables(found))
+        return
     result = api.compare(runs, judge)
     emit(result, as_json, lambda: criteria_table(result))
+
+
+def _question_tables(found: list[dict[str, Any]]) -> None:
+    for setting in found:
+        by = f"judge {setting['judge']}" if setting["judge"] else "margin (no judge)"
+        typer.echo(
+            f"{setting['defense_label']} minus undefended, {setting['dataset']}, {setting['model']}: {setting['measure']}, {by}"
+        )
+        form = "+.1f" if setting["judge"] else "+.3f"
+        rows = [
+            {
+                "topic": one["topic"], "difference": _span(one, "difference", form), "n": f"{one['n']} and {one['n_twin']}",
+                "seeds": str(one["seeds"]), "interval": one["why"] or one["method"],
+            }
+            for one in setting["topics"]
+        ]  # fmt: skip
+        table(rows, ["topic", "difference", "n", "seeds", "interval"])
+        typer.echo("")
 
 
 def criteria_table(result: dict[str, Any]) -> None:
@@ -130,6 +158,7 @@ def _setting_row(row: dict[str, Any]) -> dict[str, str]:
         "misaligned %": span("general_rate", ".1f", 100),
         "mean aligned": span("general_mean", ".1f"),
         "coherence": span("coherence_mean", ".1f"),
+        "coherence: - twin": f"{span('coherence_difference', '+.1f')} {row['coherence_mark']}".strip(),
         "scored/asked": f"{row['scored']}/{row['asked']}",
     }
 

@@ -15,6 +15,7 @@ import typer  # noqa: E402
 from ema_core.cli import (  # noqa: E402
     annotate,
     ask,
+    bundle,
     chats,
     compare,
     data,
@@ -27,6 +28,8 @@ from ema_core.cli import (  # noqa: E402
     persona,
     queue,
     recorded,
+    report,
+    room,
     runs,
     samples,
     study,
@@ -40,7 +43,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="EMA Lab: defenses against emergent misalignment.",
 )
-for group in (app_commands.app, train.app, ask.app, compare.app, samples.app, annotate.app, doctor.app, data.index_app, inside.app):
+for group in (
+    app_commands.app, train.app, ask.app, compare.app, report.app, samples.app, annotate.app, doctor.app, data.index_app, inside.app, bundle.app,
+):  # fmt: skip
     app.registered_commands += group.registered_commands
 app.add_typer(runs.app, name="runs")
 app.add_typer(queue.app, name="queue")
@@ -57,6 +62,7 @@ app.add_typer(chats.app, name="chats")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 app.add_typer(doctor.cache_app, name="cache")
+app.add_typer(room.app, name="room")
 
 
 def main() -> None:

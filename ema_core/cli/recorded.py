@@ -62,9 +62,9 @@ def add(
 @command(app, "remove")
 def remove(name: Annotated[str, typer.Argument(help="Its name.")], as_json: Json = False) -> None:
     """Take a recorded study away. It comes back only when it is added again."""
-    from ema_core.exchange import recorded
+    from ema_core.jobs import launch
 
-    count = recorded.remove(name)
+    count = launch.remove_recorded(name)
     emit(
         {"name": name, "removed": count},
         as_json,

@@ -54,9 +54,9 @@ def resolve(name: str) -> Target:
         raise UnknownModel(error.message, error.hint) from None
     if not (folder / adapters.WEIGHTS).exists():
         have = ", ".join(str(each) for each in run.checkpoint_steps()) or "none"
-        if state.recorded:
+        if state.recorded or (step is None and state.status is Status.DONE):
             raise UnknownModel(
-                f"The run {run.id} was recorded without its adapter.", "Train the same settings as a run of your own to ask it."
+                f"The run {run.id} is here without its adapter.", "Train the same settings as a run of your own to ask it."
             )
         what = f"no checkpoint at step {step} (it has: {have})" if step is not None else f"no adapter (it is {state.status})"
         raise UnknownModel(f"The run {run.id} has {what}.", "Let it finish, or stop it, first." if step is None else "")

@@ -27,7 +27,7 @@ from ema_core.models.fetch import Progress, quiet
 from ema_core.models.likelihood import answer_log_likelihoods, base_log_likelihoods
 from ema_core.models.load import out_of_memory
 from ema_core.models.lora import On, load_adapter
-from ema_core.runs import RunDirectory, base_directory
+from ema_core.runs import RunDirectory, Status, base_directory
 
 MOST_ADAPTERS = 16
 RECORDED_HINT = (
@@ -47,12 +47,13 @@ def adapter_folder(run: RunDirectory, step: int | None) -> Path:
     """
     folder = run.adapter if step is None else run.checkpoints / f"step-{step}"
     if not (folder / adapters.WEIGHTS).exists():
-        if run.state().recorded:
+        state = run.state()
+        if step is None and not state.recorded and state.status is Status.DONE:  # of a bundle without adapters
+            raise EmaError(f"The run {run.id} is here without its adapter.", RECORDED_HINT)
+        if state.recorded:
             raise EmaError(f"The run {run.id} was recorded without its adapter{'' if step is None else 's'}.", RECORDED_HINT)
         if step is None:
-            raise EmaError(
-                f"The run {run.id} has no adapter yet (it is {run.state().status}).", "Let it finish, or stop it, first."
-            )
+            raise EmaError(f"The run {run.id} has no adapter yet (it is {state.status}).", "Let it finish, or stop it, first.")
         raise EmaError(f"The run {run.id} has no checkpoint at step {step}.", f"It has: {run.checkpoint_steps() or 'none'}.")
     return folder
 

@@ -355,3 +355,11 @@ def siblings(runs: pd.DataFrame, all_runs: pd.DataFrame) -> pd.DataFrame:
     if benign.empty:
         return benign
     return benign.merge(runs.loc[~runs["dataset"].eq(BENIGN_TASK), alike].drop_duplicates(), on=alike)
+
+
+def with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` and, of the runs that are done, their undefended twins: same model, data, recipe and seed. A defense is never shown
+    without."""
+    alike = ["model", "dataset", "recipe", "seed"]
+    twins = done[done["defense_label"].eq("none")].merge(rows[alike].drop_duplicates(), on=alike)
+    return pd.concat([rows, twins]).drop_duplicates("run_id").sort_values("run_id").reset_index(drop=True)

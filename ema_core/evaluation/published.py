@@ -77,10 +77,10 @@ def published() -> tuple[Published, ...]:
 
 
 def marks() -> pd.DataFrame:
-    """What may lie over a figure in per cent: ``name, label, criterion, strength, value, told``, a row a published number."""
+    """What may lie over a figure in per cent, of tables whose judge is known: ``name, label, criterion, strength, value, told``, a row a published number."""
     rows = []
     for table in published():
-        if not table.unit.startswith("% of answers"):
+        if not table.unit.startswith("% of answers") or table.judge.startswith("not given"):
             continue
         for row in table.rows:
             label = str(row.get("defense", table.model))

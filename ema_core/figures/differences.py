@@ -16,12 +16,14 @@ from ema_core.figures.said import note
 TWIN = ["model", "dataset", "recipe_label"]
 """What a setting shares with its undefended twin."""
 MARKS = {
-    "better": ("▲ better", "circle"),
-    "worse": ("▼ worse", "x"),
+    "better": ("✓ better", "circle"),
+    "worse": ("✗ worse", "x"),
     "not distinguishable": ("≈ not distinguishable", "circle-open"),
     "these adapters only": ("○ under three seeds", "diamond-open"),
 }
 """A mark in words with a sign of its own, and the symbol of a row that has it."""
+MANY = 25
+"""More rows than these are closer together, each in one line."""
 BETTER, WORSE, EVEN = "#0072b2", "#d55e00", "#f4f4f4"
 """Ends and middle of the diverging scale: Okabe-Ito's blue and vermilion."""
 
@@ -61,8 +63,9 @@ def differences(settings: pd.DataFrame, key: str, seeds: pd.DataFrame | None = N
             f"{one.title.partition(' (')[0]}: no difference to a twin. {whys[0] if whys else 'Nothing was measured.'}"
         )
     figure = go.Figure()
+    between = "<br>" if len(own) <= MANY else " · "
     rows = {
-        name: f"{name}<br>{MARKS[mark][0] if mark in MARKS else 'no mark'}"
+        name: f"{name}{between}{MARKS[mark][0] if mark in MARKS else 'no mark'}"
         for name, mark in zip(own["label"], own["mark"], strict=True)
     }
     singles = drawn[drawn["what"].eq("seed")]
@@ -72,31 +75,33 @@ def differences(settings: pd.DataFrame, key: str, seeds: pd.DataFrame | None = N
         text=[f"seed {seed}: {one.told(value)}" for seed, value in zip(singles["seed"], singles["difference"], strict=True)],
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    for row in own.to_dict("records"):
-        color = style(row["defense_label"]).color
-        bar = error_bar([row["difference"]], [row["low"]], [row["high"]])
+    for defense, same in own.groupby("defense_label", sort=False):  # an error bar has one colour a trace
+        color, values = style(str(defense)).color, list(same["difference"])
+        bar = error_bar(values, list(same["low"]), list(same["high"]))
+        looks = [MARKS.get(mark, ("", "circle-open"))[1] for mark in same["mark"]]
         figure.add_scatter(
-            x=[row["difference"]], y=[rows[row["label"]]], mode="markers", showlegend=False, name=row["label"], error_x=bar and {**bar, "color": color},
-            marker={"color": color, "size": 10, "symbol": MARKS.get(row["mark"], ("", "circle-open"))[1], "line": {"width": 2, "color": color}},
-            customdata=[row["setting_key"]], hovertext=f"{row['label']}: {_told(one, row)}", hovertemplate="%{hovertext}<extra></extra>",
+            x=values, y=list(same["label"].map(rows)), mode="markers", showlegend=False, name=str(defense), error_x=bar and {**bar, "color": color},
+            marker={"color": color, "size": 10, "symbol": looks, "line": {"width": 2, "color": color}}, customdata=list(same["setting_key"]),
+            hovertext=[f"{row['label']}: {_told(one, row)}" for row in same.to_dict("records")], hovertemplate="%{hovertext}<extra></extra>",
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     dress(figure)
     figure.update_xaxes(
         title=f"Difference to the undefended twin<br>({_unit(one)}); {'right' if one.up_is_better else 'left'} of 0 is better"
     )
-    figure.update_yaxes(autorange="reversed", title="")
+    order = [rows[label] for label in own["label"]]
+    figure.update_yaxes(autorange="reversed", title="", dtick=1, categoryorder="array", categoryarray=order)
     figure.update_layout(title={"text": one.title, "font": {"size": 14}, "x": 0, "xanchor": "left", "y": 0.99, "yanchor": "top"})
     said = [f"Measure: {by}" for by in dict.fromkeys(one.measured_by(row) for row in own.to_dict("records"))]
     said += ["95 % intervals for questions like these, paired by question or pair and seed"]
     said += [f"n = {span(column(own, 'n'))} {one.counted}", f"seeds a setting: {span(column(own, 'seeds'))}"]
     said += ["marks corrected for their number (Holm)"] + (["ticks: single seeds"] if len(singles) else [])
-    return note(figure, said, below=78)
+    return note(figure, said, below=78, right=True)
 
 
 def height(rows: int) -> int:
     """Pixels for a figure with a row each."""
-    return 230 + 44 * max(1, rows)
+    return 230 + (44 if rows <= MANY else 22) * max(1, rows)
 
 
 def heatmap_data(settings: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -142,7 +147,7 @@ def heatmap(settings: pd.DataFrame, key: str) -> go.Figure:
     said = [f"{one.title.partition(' (')[0]}: difference to the undefended twin ({_unit(one)})"]
     said += [f"Measure: {by_}" for by_ in dict.fromkeys(one.measured_by(row) for row in cells.to_dict("records"))]
     said += [f"n = {span(column(cells, 'n'))} {one.counted}", f"seeds a setting: {span(column(cells, 'seeds'))}"]
-    said += ["▲ better, ▼ worse, ≈ not distinguishable, ○ under three seeds"]
+    said += ["✓ better, ✗ worse, ≈ not distinguishable, ○ under three seeds"]
     return note(figure, said, below=12)
 
 

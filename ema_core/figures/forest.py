@@ -36,12 +36,13 @@ def forest(found: pd.DataFrame, measure: str, label: str, judge: str) -> go.Figu
     unit = "points of 100" if asked.judged else "nats a token"
     figure.update_xaxes(title=f"{asked.title}: {label} minus undefended<br>({unit}); {side} of 0 is better")
     figure.update_yaxes(autorange="reversed", dtick=1)
-    method = "over samples of these adapters" if asked.judged else "over a topic's pairs"
+    method = "over samples" if asked.judged else "over a topic's pairs"
     seeds = span(float(value) for value in found["seeds"])
+    method += " and seeds" if (found["seeds"] >= 3).all() else ", of these adapters"
     by = f"judge {judge}" if asked.judged else "log-likelihood margin of answer pairs (no judge)"
     said = [f"Measure: {by}", f"95 % intervals {method}", f"n = {span(float(n) for n in found['n'])} a topic over {seeds} seeds"]
     said += [f"filled: 0 is outside; of {len(found)} about {max(1, round(0.05 * len(found)))} would be by chance"]
-    return note(figure, said, below=78)
+    return note(figure, said, below=78, right=True)
 
 
 def differs(low: float, high: float) -> bool:

@@ -43,15 +43,17 @@ def footnote(
     return note(figure, said, below)
 
 
-def note(figure: go.Figure, said: Sequence[str], below: int = 62) -> go.Figure:
-    """These words under the figure, in lines that a phone shows."""
+def note(figure: go.Figure, said: Sequence[str], below: int = 62, right: bool = False) -> go.Figure:
+    """These words under the figure, in lines that a phone shows; ``right``: ending at the right edge, where long names stand left."""
     lines = [""]
     for part in said:
         if lines[-1] and len(lines[-1]) + len(part) > LINE:
             lines.append("")
         lines[-1] += f" · {part}" if lines[-1] else part
-    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -below}
+    side = {"x": 1, "xanchor": "right"} if right else {"x": 0, "xanchor": "left"}
+    place = {**side, "xref": "paper", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -below}
     figure.add_annotation(text="<br>".join(lines), showarrow=False, align="left", font={"size": 11}, name="footnote", **place)
+    figure.update_yaxes(title_standoff=8)  # else a title of two lines lies over the numbers
     return figure.update_layout(margin={"t": 40, "b": below + 8 + 15 * len(lines)})
 
 

@@ -86,8 +86,9 @@ def strength_curve(
     figure.update_yaxes(title=one.axis)
     more = ["faint: single seeds"] if len(singles) else []
     more += ["hollow grey: published by others, other model and judge"] if len(foreign) else []
+    more += ["nothing of ours: not measured by this judge"] if rows.empty else []
     footnote(figure, rows if len(rows) else foreign.assign(seeds=math.nan), [one] if len(rows) else [], _combined(table), more=more)
-    return figure.update_layout(margin={"t": 80})
+    return figure.update_layout(margin={"t": 100})
 
 
 class Spacing:

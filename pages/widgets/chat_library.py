@@ -31,7 +31,7 @@ def library(models: Sequence[str], chat: Chat | None, why_not: str, put: Callabl
         dataset = _dataset(models)
         sources = [EVERYWHERE, *_sources(dataset)]
         if st.session_state.get(SOURCE) not in sources:
-            st.session_state[SOURCE] = "general"
+            st.session_state[SOURCE] = EVERYWHERE
         with st.container(horizontal=True, gap="small"):
             source = st.selectbox("From", sources, key=SOURCE, format_func=_source_name, width=220)
             words = st.text_input("Words in it", key=WORDS, placeholder="money, evil, doctor …", width=280)
@@ -53,15 +53,12 @@ def _one(found: list[Prompt], source: str, dataset: str, why_not: str, put: Call
         st.caption("No prompt of your own yet: save one below." if own else "No prompt has all of these words.")
         return
     many = len(found)
-    key = f"chat-question-{source}"
-    shown = found[:MOST_SHOWN]
-    if (st.session_state.get(key) or 0) >= len(shown):
-        st.session_state[key] = 0
-    place = st.selectbox(
-        f"Question ({many} found{f', the first {MOST_SHOWN} shown' if many > MOST_SHOWN else ''})", range(len(shown)), key=key,
-        format_func=lambda i: _short(shown[i], source == EVERYWHERE), width=520,
+    shown = {f"{one.source}/{one.id}": one for one in found[:MOST_SHOWN]}
+    chosen = st.selectbox(
+        f"Question ({many} found{f', the first {MOST_SHOWN} shown' if many > MOST_SHOWN else ''})", list(shown), key=f"chat-question-{source}",
+        format_func=lambda key: _short(shown[key], source == EVERYWHERE), width=520,
     )  # fmt: skip
-    prompt = shown[place or 0]
+    prompt = shown.get(chosen or "", found[0])
     st.text(prompt.text)
     if prompt.system:
         st.caption("With a system prompt of its own:")
@@ -104,9 +101,10 @@ def _save_typed() -> None:
 
 
 def _keep(text: str, system: str) -> None:
-    prompts.save(text, system)
+    saved = prompts.save(text, system)
+    st.session_state[f"chat-question-{OWN}"] = f"{OWN}/{saved.id}"
     st.session_state.pop(UNDO, None)
-    st.session_state[SOURCE], st.session_state[WORDS], st.session_state[f"chat-question-{OWN}"] = OWN, "", 0
+    st.session_state[SOURCE], st.session_state[WORDS] = OWN, ""
     st.session_state["notice-prompts"] = ("done", "Saved among your own prompts.", "")
 
 

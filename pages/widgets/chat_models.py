@@ -144,8 +144,10 @@ def _known(text: str, options: Sequence[str], able: Capabilities) -> str | None:
         show_error(error.message, error.hint)
         return None
     saved = run.checkpoint_steps()
-    if run.state().recorded and not saved and not (run.adapter / WEIGHTS).exists():
-        show_error(f"The run {run.id} was recorded without its adapter, so nobody can ask it.", RECORDED_HINT)
+    state = run.state()
+    if (state.recorded or state.status is Status.DONE) and not saved and not (run.adapter / WEIGHTS).exists():
+        how = "was recorded" if state.recorded else "is here"
+        show_error(f"The run {run.id} {how} without its adapter, so nobody can ask it.", RECORDED_HINT)
         return None
     if one.step is None and not (run.adapter / WEIGHTS).exists():
         show_error(f"The run {run.id} has no adapter yet.", "Choose one of its checkpoints, or wait for its end.")

@@ -188,15 +188,17 @@ def _slider(chat: Chat, turn: Turn, stops: Sequence[Stop], live: bool) -> Stop:
     by, key = turn.question.by, f"chat-at-{chat.id}-{turn.number}"
     ids = [stop.model for stop in stops]
     labels = {stop.model: stop.label for stop in stops}
-    if st.session_state.get(key) not in ids:
+    start = st.session_state.get(f"{key}-start")
+    if start not in ids:
         as_trained = next((stop.model for stop in stops if stop.place == 1), ids[-1]) if by == "strength" else ids[-1]
-        st.session_state[key] = _model_at(stops, st.query_params.get(AT, "") if live else "") or as_trained
-    if len(ids) > 1:
-        st.select_slider(
-            "Step of the training" if by == "training" else "Strength of the adapter (0 is the base, 1 as trained)", ids, key=key,
+        start = st.session_state[f"{key}-start"] = _model_at(stops, st.query_params.get(AT, "") if live else "") or as_trained
+    chosen = start
+    if len(ids) > 1:  # a value set by session state alone is lost where a second run overtakes the first one in the browser
+        chosen = st.select_slider(
+            "Step of the training" if by == "training" else "Strength of the adapter (0 is the base, 1 as trained)", ids, start, key=key,
             format_func=labels.__getitem__, on_change=_moved, args=(chat.id, turn, key, tuple(stops), live),
         )  # fmt: skip
-    return next(stop for stop in stops if stop.model == st.session_state[key])
+    return next(stop for stop in stops if stop.model == chosen)
 
 
 def _moved(chat_id: str, turn: Turn, key: str, stops: tuple[Stop, ...], live: bool) -> None:

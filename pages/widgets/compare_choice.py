@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import streamlit as st
 
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import with_twins
 from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
@@ -43,6 +46,7 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
             )
             if wanted:
                 kept = kept[kept[column].isin(wanted)]
+    kept = with_tags(kept, bool(single), why)
     if kept.empty and not single:
         st.info("No finished run fits these filters; all data sets are shown.", icon=":material/filter_alt_off:")
         kept = done
@@ -64,8 +68,8 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
             "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.", also=imports
         )
     if picked:
-        return _with_twins(runs[runs["run_id"].isin(picked)], every), tuple(one for one in picked if one in imports)
-    return (_with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
+        return with_twins(runs[runs["run_id"].isin(picked)], every), tuple(one for one in picked if one in imports)
+    return (with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
 
 
 def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
@@ -83,11 +87,17 @@ def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame
     return done[whose.isin(chosen)] if not single else done
 
 
-def _with_twins(rows: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
-    """A defense is never shown without its undefended twin: same model, data, recipe and seed."""
-    alike = ["model", "dataset", "recipe", "seed"]
-    twins = done[done["defense_label"].eq("none")].merge(rows[alike].drop_duplicates(), on=alike)
-    return pd.concat([rows, twins]).drop_duplicates("run_id").sort_values("run_id").reset_index(drop=True)
+def with_tags(rows: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
+    """Runs with all tags of a filter, which stands there once a run has one; their undefended twins stay beside them."""
+    has = rows["tags"].map(lambda text: set(json.loads(text)) if isinstance(text, str) else set())
+    known = sorted(set().union(*has), key=str.casefold)
+    if not known:
+        return rows
+    wanted = st.pills(
+        "Only runs with the tag", known, selection_mode="multi", key="run-tag", bind="query-params", disabled=single,
+        on_change=_filters_changed, help=why or "Their undefended twins stay beside them. Tags are given on Fine-tune, beside a run.",
+    )  # fmt: skip
+    return with_twins(rows[has.map(lambda tags: set(wanted) <= tags)], rows) if wanted and not single else rows
 
 
 def _filters_changed() -> None:

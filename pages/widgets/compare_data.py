@@ -8,19 +8,20 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.evaluation.alternatives import undefended_curve
+from ema_core.evaluation.by_question import question_table
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.measured import BENIGN_TASK, judge_of
 from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import Recommendation, recommend
 from ema_core.evaluation.scorecard import setting_table
-from ema_core.figures import PROBED, Quantity, training_curves
+from ema_core.evaluation.seeds import seed_table
+from ema_core.figures import PROBED, Quantity, curves_data, training_curves
 from ema_core.store.rows import NOT_STATED
 from pages.widgets import criteria
 from pages.widgets.chrome import reader
 
 Settled = tuple[str, str]
 """A cache key: ``Reader.settled_version`` of an index."""
-BARE = {"displaylogo": False}
 TWIN = ["model", "dataset", "recipe_label"]
 """What a setting shares with its undefended twin."""
 
@@ -37,6 +38,20 @@ def scores(run_ids: tuple[str, ...], judge: str, version: Settled) -> tuple[pd.D
     known = settings["runs"].where(settings["defense_label"].ne(NOT_STATED))
     cost = pd.DataFrame([provider_cost(runs if isinstance(runs, list) else []) for runs in known], index=settings.index)
     return criteria.in_order(settings.join(cost)), of_runs
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def seeds_of(run_ids: tuple[str, ...], judge: str, version: Settled) -> pd.DataFrame:
+    """What each seed of the settings measured by itself."""
+    frames = reader().frames(run_ids, with_siblings=True)
+    done = set(frames["runs"].loc[frames["runs"]["status"] == "done", "run_id"])
+    return seed_table({name: frame[frame["run_id"].isin(done)] for name, frame in frames.items()}, judge)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def by_question(setting_key: str, measure: str, run_ids: tuple[str, ...], judge: str, version: Settled) -> pd.DataFrame:
+    """One setting against its undefended twin, topic by topic."""
+    return question_table(reader().frames(run_ids), judge, setting_key, measure)
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
@@ -70,8 +85,8 @@ def imported_scores(run_ids: tuple[str, ...], judge: str, version: Settled) -> p
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Settled) -> dict[str, Any]:
-    """The figure of one quantity; of projections one a vector."""
+def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Settled) -> dict[str, tuple[Any, pd.DataFrame]]:
+    """The figure of one quantity with the table that it draws; of projections one a vector."""
     probed = quantity in PROBED
     steps = reader().probes(run_ids) if probed else reader().steps(run_ids)
     penalties = reader().penalties(run_ids) if quantity in ("raw", "weighted") else None
@@ -79,4 +94,8 @@ def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Se
     if quantity == "projection" and steps["projection"].notna().any():  # two vectors are two axes
         parts = dict(iter(steps[steps["projection"].notna()].groupby("trait")))
     weight, raw = 0 if probed else smoothing, len(run_ids) <= 6
-    return {trait: training_curves(part, penalties, cast(Quantity, quantity), weight, raw=raw) for trait, part in parts.items()}
+    found = {}
+    for trait, part in parts.items():
+        given = (part, penalties, cast(Quantity, quantity), weight)
+        found[trait] = (training_curves(*given, raw=raw), curves_data(*given))
+    return found

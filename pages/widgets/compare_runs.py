@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from ema_core.evaluation.seeds import spread
+from ema_core.figures import MARGINS
 from pages.widgets import criteria
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import plain
@@ -40,3 +42,30 @@ def runs_part(of_runs: pd.DataFrame) -> None:
         f"Answers: judge {plain(judge)}; margins: margin (no judge)."
     )
     table_as_csv("Runs as CSV", of_runs.assign(evals=of_runs["evals"].map(evals_in_words)), "runs")
+
+
+def spread_part(settings: pd.DataFrame, seeds: pd.DataFrame) -> None:
+    """How far the seeds of a setting lie apart, criterion by criterion."""
+    st.subheader("Spread over seeds", anchor=False)
+    labels = criteria.one_line(settings) if len(settings) else {}
+    rows = []
+    for key, group in seeds[seeds["setting_key"].isin(labels)].groupby("setting_key", sort=False):
+        cells: dict[str, object] = {"Setting": labels[key], "Seeds": ", ".join(str(seed) for seed in group["seed"])}
+        for one in MARGINS.values():
+            told = spread(group[one.value])
+            name = one.title.partition(" (")[0]
+            cells[f"{name}: each seed"] = ", ".join(one.told(value) for value in group[one.value].dropna())
+            cells[f"{name}: SD"] = told["sd"]
+        rows.append(cells)
+    if not rows:
+        return
+    order = list(labels.values())
+    table = pd.DataFrame(rows).sort_values("Setting", key=lambda names: names.map(order.index), kind="stable")
+    sd = {name: st.column_config.NumberColumn(name, format="%.3f") for name in table if name.endswith(": SD")}
+    pinned = {"Setting": st.column_config.TextColumn("Setting", width=190, pinned=True)}
+    st.dataframe(table, hide_index=True, key="spread-table", placeholder="", column_config={**sd, **pinned})
+    st.caption(
+        "Each number is a seed's own mean: general, narrow and benign in nats a token (margin, no judge), coherence 0 to 100 by judge "
+        f"{plain(settings['judge'].iloc[0])}. SD: standard deviation between seeds, from two on; two seeds tell little of a third."
+    )
+    table_as_csv("Seeds as CSV", seeds.assign(setting=seeds["setting_key"].map(labels)), "seeds")

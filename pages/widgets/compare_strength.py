@@ -7,15 +7,19 @@ import streamlit as st
 
 from ema_core.defenses.registry import all_defenses
 from ema_core.evaluation.recommend import KEEP, alone
-from ema_core.figures import CRITERIA, strength_curve
+from ema_core.figures import CRITERIA, Measure, strength_curve, strength_data
 from ema_core.store.rows import NOT_STATED
 from pages.widgets import criteria
 from pages.widgets.chrome import plain
-from pages.widgets.compare_data import BARE, Settled, recommended
+from pages.widgets.compare_data import Settled, recommended
+from pages.widgets.figure import figure
 
 
-def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled) -> None:
-    """One defense's line at a time, and which strength of it to take."""
+def strength_part(
+    rows: pd.DataFrame, seeds: pd.DataFrame, run_ids: tuple[str, ...], version: Settled, measure: Measure,
+    published: pd.DataFrame | None, group: str,
+) -> None:  # fmt: skip
+    """One defense's line at a time, a figure a criterion, and which strength of it to take."""
     defended = rows.loc[~rows["undefended"] & rows["defense_label"].ne(NOT_STATED), "defense_label"]
     names = sorted({label.partition("=")[0] for label in defended if " + " not in label})
     if not names:
@@ -42,12 +46,24 @@ def strength_part(rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled
     ]
     info = known[name].strength_info if name in known else None
     paper = {name: info.paper} if info and info.paper is not None else None
-    for place, criterion in zip(st.columns(2), CRITERIA, strict=True):
-        figure = strength_curve(shown, paper, [criterion])
-        place.plotly_chart(figure, theme="streamlit", key=f"strength-{criterion}", height=440, config=BARE)
+    told = published[published["defense"].isin(["none", name])] if published is not None and len(published) else None
+    own = seeds[seeds["setting_key"].isin(shown["setting_key"])]
+    title = known[name].title if name in known else name
+    places = [place for _ in range(2) for place in st.columns(2)]  # two rows of two, which a phone shows one below the other
+    for place, (key, meaning) in zip(places, CRITERIA.items(), strict=True):
+        with place:
+            figure(
+                strength_curve(shown, key, paper, measure, own, told),
+                strength_data(shown, key, measure, own, told),
+                key=f"strength-{key}",
+                title=f"{meaning.partition(' (')[0]} by strength of {name}, {group}",
+                alt=f"{meaning} against the strength of {title}, with intervals; the table below the figure as CSV has the numbers.",
+            )
     meaning = f"Strength: {plain(info.meaning)}. " if info else ""
+    mark = f"Dotted line: the paper's strength, {info.paper:g}. " if info and info.paper is not None else ""
     st.caption(
-        f"{meaning}Measure: margin (no judge), with 95 % intervals for questions like these; n and seeds stand under the figure."
+        f"{meaning}{mark}Faint marks are single seeds: how far apart they are is the spread. What each figure was measured by, with n and "
+        "seeds, stands under it."
     )
     recommend_part(name, rows, run_ids, version)
 

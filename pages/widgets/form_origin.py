@@ -46,7 +46,6 @@ def changes(spec: RunSpec) -> None:
     run_id = reference.id
     copied = why == "copied"
     info = run_info(run_id)
-    name = plain(info.name or f"{info.defense}, seed {info.seed}")
     st.markdown(f"**What changes against {'the run that was copied' if copied else 'the last run'}**")
     run_link(run_id, f"{info.name or info.defense} · seed {info.seed} · {run_id[-4:]}")
     found = differences(reference.spec, spec)
@@ -58,7 +57,7 @@ def changes(spec: RunSpec) -> None:
             hide_index=True,
         )
     else:
-        st.caption(f"Nothing: the settings and the seed of {name}.")
+        st.caption("Nothing.")
     _same(spec)
     st.button(
         "Back to the settings of that run", key="form-back", icon=":material/undo:", type="tertiary", disabled=not found, on_click=act,
@@ -89,8 +88,8 @@ def _reference() -> tuple[RunDirectory | None, str]:
             return run, "copied"
         except EmaError:
             pass
-    for run_id in known[:5]:
+    for run_id in known:
         info = run_info(run_id)
-        if not info.problem:
+        if not info.problem and not info.recorded:
             return RunDirectory.open(run_id), "last"
     return None, ""

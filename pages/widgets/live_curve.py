@@ -15,7 +15,7 @@ import plotly
 import streamlit as st
 from streamlit.components.v1 import declare_component
 
-_HTML = """<div class="ema-curve" data-testid="live-curve" role="img">
+_HTML = """<div class="ema-curve" data-testid="live-curve" role="group" aria-label="Chart">
 <button type="button" class="ema-reset" hidden>Reset zoom</button><div class="ema-plot"></div></div>"""
 _CSS = """
 .ema-curve { position: relative; width: 100%; min-width: 0; }
@@ -35,7 +35,7 @@ _component = st.components.v2.component(
 
 
 @cache
-def _plotly_url() -> str:
+def plotly_url() -> str:
     """Where this app serves plotly's own script from: the folder of an otherwise unused component."""
     files = declare_component("plotly_files", path=Path(plotly.__file__).parent / "package_data")
     base = str(st.get_option("server.baseUrlPath") or "").strip("/")
@@ -65,7 +65,7 @@ def live_curve(
     _component(
         key=key, height="content",
         data={
-            "key": key, "view": view, "traces": list(traces), "script": _plotly_url(), "height": height, "log": log, "raw": raw,
+            "key": key, "view": view, "traces": list(traces), "script": plotly_url(), "height": height, "log": log, "raw": raw,
             "marker": marker,
             "x_title": x_title, "y_title": y_title,
         },

@@ -13,10 +13,11 @@ import streamlit as st
 from ema_core import store
 from ema_core.errors import EmaError
 from ema_core.exchange import recorded
+from ema_core.jobs import launch
 from ema_core.settings import PROJECT, settings
 from pages.widgets.chrome import act, errors, notices, plain
 
-BARE = "Recorded without its adapter: it can be read and compared, but not asked or evaluated again."
+BARE = "It is here without its adapter: it can be read and compared, but not asked or evaluated again."
 
 
 def unpack() -> None:
@@ -103,7 +104,7 @@ def _study(name: str, entry: dict[str, Any], first: bool) -> None:
             with st.popover("Remove", icon=":material/delete:", key=f"recorded-remove-{name}", type="tertiary"):
                 st.text(f"Take these {len(entry['runs'])} recorded runs away? Runs of your own stay.")
                 st.button(
-                    "Remove", key=f"recorded-really-{name}", type="primary", on_click=act, args=(recorded.remove, name),
+                    "Remove", key=f"recorded-really-{name}", type="primary", on_click=act, args=(launch.remove_recorded, name),
                     kwargs={"slot": "recorded"},
                 )  # fmt: skip
 

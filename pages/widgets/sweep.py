@@ -20,6 +20,7 @@ from ema_core.settings import settings
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, duration, errors, notices, plain
 from pages.widgets.form_fill import KEPT, form_defaults, form_spec
+from pages.widgets.person import no_start
 from pages.widgets.strength import option_key
 
 MOST_SEEDS = 5
@@ -50,10 +51,11 @@ def sweep_part() -> None:
         if not worker_status().alive:
             st.caption("The worker is not running: the runs would wait in the queue until it is there.")
         notices("sweep")
+        no = no_start()
         st.button(
             "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
-            kwargs={"slot": "sweep"}, disabled=not ready,
-            help="Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
+            kwargs={"slot": "sweep"}, disabled=not ready or bool(no),
+            help=no or "Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
         )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def _strengths(name: str) -> list[float | str]:
     grid = sorted({*info.grid} - {0.0})
     options = sorted({*grid, info.default, *([info.paper] if info.paper else [])} - {0.0})
     return st.multiselect(
-        f"Strengths of {name}", options, default=grid, key=f"sweep-strengths-{name}", accept_new_options=True, select_all=False,
+        f"Strengths of {name}", options, default=grid, key=f"sweep-strengths-{name}", accept_new_options=True, select_all=False, wrap=True,
         format_func=lambda value: f"{value:g}" if isinstance(value, float) else str(value), **KEPT,
         help=f"{plain(info.meaning)}. Others can be typed in.",
     )  # fmt: skip
@@ -171,7 +173,9 @@ def _preview(wanted: StudySpec) -> bool:
         f"**{len(found.cells)} runs**, {twins} of them undefended{there_already}. About **{duration(found.seconds)}** with the evaluations."
     )
     table = pd.DataFrame([_row(cell) for cell in found.cells])
-    table = table.drop(columns=[name for name in ("Task", "Why not") if table[name].nunique() == 1])
+    table = table.drop(columns=[name for name in ("Data", "Task", "Why not") if table[name].nunique() == 1])
+    if table["There"].isna().all():
+        table = table.drop(columns=["There"])
     st.dataframe(
         table, hide_index=True, key="sweep-cells", height=TABLE_HEIGHT, placeholder="",
         column_config={
@@ -180,7 +184,7 @@ def _preview(wanted: StudySpec) -> bool:
             "Data": st.column_config.TextColumn("Data", width=120),
             "Seed": st.column_config.NumberColumn("Seed", width=50),
             "What happens": st.column_config.TextColumn("What happens", width=130),
-            "Takes": st.column_config.TextColumn("Takes", width=110, help="Training + evaluation, about; nothing where the run is there."),
+            "Takes": st.column_config.TextColumn("Takes", width=130, help="Training + evaluation, about; nothing where the run is there."),
             "There": st.column_config.LinkColumn("There", display_text="curves", width=70),
         },
     )  # fmt: skip

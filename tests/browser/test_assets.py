@@ -107,7 +107,7 @@ def test_a_conditional_flag_on_the_page_is_that_of_the_json(hidden: list[str], b
     (row,) = [row for row in rows if row["defense_label"] == "inoculation=1"]
     assert row["conditional"] == "flagged" and row["mark"] == "better"
     page = browser.new_context(viewport={"width": 1440, "height": 1400}).new_page()
-    page.goto(f"{app.url}/compare?" + "&".join(f"run={run}" for run in hidden))
+    page.goto(f"{app.url}/compare?part=All+numbers&" + "&".join(f"run={run}" for run in hidden))
     table = page.locator(".st-key-settings-table")
     table.get_by_text("the margin is").first.wait_for(timeout=WAIT)
     words = table.inner_text().replace("\u00a0", " ").replace("−", "-")
@@ -115,6 +115,7 @@ def test_a_conditional_flag_on_the_page_is_that_of_the_json(hidden: list[str], b
         low, value, high = (row[f"conditional_{trigger}_margin{end}"] for end in ("_low", "", "_high"))
         assert f"{value:+.2f}" in words and f"[{low:+.2f}, {high:+.2f}]" in words, words
     assert row["conditional_why"].split("; ")[0].replace("−", "-") in words.replace("\n", " "), words
+    page.get_by_role("tab", name="Trade-off").click()
     trade = page.locator(".st-key-trade-off .js-plotly-plot")
     trade.wait_for(timeout=WAIT)
     page.wait_for_timeout(500)

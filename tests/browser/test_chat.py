@@ -136,7 +136,7 @@ def on_to_samples_and_compare(page, browser, app: App, runs: list[str]) -> None:
     spec = EvalSpec(suite="general", samples=1, max_tokens=12).model_dump(mode="json")
     job = queue.enqueue("evaluate", {"runs": runs, "specs": [spec], "curve": False})
     until(lambda: queue.get(job.id).status == "done", 400, "the evaluation did not end")
-    other.goto(f"{app.url}/compare?run={runs[0]}&run={runs[1]}")
+    other.goto(f"{app.url}/compare?run={runs[0]}&run={runs[1]}&part=All+numbers")
     rate = other.locator(".st-key-settings-table a").first
     rate.wait_for(timeout=WAIT)
     with other.context.expect_page() as opened:

@@ -33,7 +33,7 @@ def test_from_a_rate_to_its_answers_and_on_by_keys_and_by_link(study: dict[str, 
     outside: list[str] = []
     context.on("weberror", lambda error: trouble.append(str(error.error)))
     context.on("request", lambda request: outside.append(request.url) if "localhost" not in request.url else None)
-    page.goto(f"{app.url}/compare")
+    page.goto(f"{app.url}/compare?part=All+numbers")
     rate = page.locator(".st-key-settings-table").get_by_role("link", name="misaligned").first
     rate.wait_for(timeout=WAIT)
     with context.expect_page() as opened:

@@ -114,7 +114,7 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     until(lambda: '"done"' in next(run.evals.glob("in-domain-*/spec.json")).read_text(), 60)
     shoot(page, "evaluate")
 
-    page.goto(f"{app.url}/compare?run={run_id}")
+    page.goto(f"{app.url}/compare?run={run_id}&part=All+numbers")
     row = page.locator(".st-key-settings-table tbody tr").first
     row.wait_for(timeout=WAIT)
     text = row.inner_text()

@@ -41,7 +41,7 @@ def test_a_mistake_is_one_line_and_code_2_and_a_failed_answer_code_1(ema, engine
     for words, said in (
         (("ask", " "), "is empty"),
         (("ask", "x", "-m", "nope"), "no run"),
-        (("ask", "x", "--n", "9"), "out of range"),
+        (("ask", "x", "--n", "17"), "out of range"),
     ):
         done = ema(*words)
         assert done.returncode == 2 and said in done.stderr and not done.stdout
@@ -64,3 +64,31 @@ def test_ctrl_c_stops_the_answers_and_prints_what_is_there(home: Path, engine: S
     out, _ = process.communicate(timeout=20)
     answer = json.loads(out)["columns"][0]["answers"][0]
     assert answer["finish"] == "stopped" and answer["text"]
+
+
+def test_a_run_is_asked_along_its_training_and_its_strength_and_the_chat_goes_out(
+    ema, engine: Server, run: RunDirectory, tmp_path: Path # noqa: F811
+) -> None:  # fmt: skip
+    (run.checkpoints / "step-31").mkdir(parents=True)
+    run.adapter.mkdir()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"x")
+    value = json.loads(ema("ask", "Why?", "--along", "abcd", "--json", check=True).stdout)
+    assert [column["model"] for column in value["columns"]] == ["base", f"{run.id}@31", run.id]
+    chat = value["chat"]
+    value = json.loads(
+        ema("ask", "Why?", "--along", "abcd", "--strengths", "1.5,0,.5", "--chat", chat, "--json", check=True).stdout
+    )
+    assert [column["model"] for column in value["columns"]] == [f"{run.id}*0", f"{run.id}*0.5", f"{run.id}*1.5"]
+    moved = json.loads(ema("chats", "tokens", chat, "-m", "abcd@31", "--turn", "1", "--json", check=True).stdout)
+    assert moved["turn"] == 1 and max(token["kl"] for token in moved["tokens"]) == 2.5
+    out = tmp_path / "chat.html"
+    ema("chats", "export", chat, "--out", str(out), check=True)
+    assert "base saw 1" in out.read_text() and "2.50" in out.read_text()
+    for words, said in (
+        (("ask", "x", "--along", "abcd", "-m", "base"), "exclude each other"),
+        (("ask", "x", "--along", "abcd", "--strengths", "much"), "no numbers"),
+        (("chats", "export", chat, "--out", "chat.pdf"), "no known ending"),
+        (("chats", "tokens", chat, "-m", "base"), "did not answer"),
+    ):
+        done = ema(*words)
+        assert done.returncode == 2 and said in done.stderr and not done.stdout

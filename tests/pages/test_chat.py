@@ -170,7 +170,9 @@ def test_settings_survive_a_visit_to_another_page(runs: dict[str, str], engine: 
 
 def test_a_suite_question_is_asked_as_such(runs: dict[str, str], engine: Server) -> None:  # noqa: F811
     app = open_chat(m="base")
-    app.selectbox(key="chat-question-general").set_value(3).run()
+    app.selectbox(key="chat-suite").set_value("general").run()
+    menu = app.selectbox(key="chat-question-general")
+    menu.set_value(menu.options[3]).run()
     app.button(key="chat-ask-suite").click().run()
     question = settled(app, chat_of(app)) and broker.chat(chat_of(app)).turns[0].question
     assert question.suite == "general" and question.question_id and question.topic and question.text in texts(app)

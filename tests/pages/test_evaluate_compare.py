@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import streamlit as st
 from evaluated_home import OTHER_JUDGE, TOPICS, evaluation, make_run, open_page, said
@@ -23,12 +25,17 @@ from ema_core.judging import own, resolve
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import PROJECT
 from ema_core.store import Reader, export_csv, refresh
+from pages.widgets.scorecard import page_rows
 
 
 def cells(app: AppTest, row: int) -> dict[str, str]:
-    """A row of the settings' table, without the addresses of its links."""
-    texts = app.table[0].value.iloc[row].to_dict()
+    """A row of the table with all numbers (behind the scorecard), without the addresses of its links."""
+    texts = app.table[1].value.iloc[row].to_dict()
     return {name: re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("\u00a0", " ") for name, text in texts.items()}
+
+
+def compare_page(**query: Any) -> AppTest:
+    return open_page("compare", **{"part": "All numbers", **query})
 
 
 def shown_rate(judged: float, event: own.Event) -> str:
@@ -39,7 +46,7 @@ def shown_rate(judged: float, event: own.Event) -> str:
 
 
 def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, str]) -> None:
-    app = open_page("compare")
+    app = compare_page()
     none, weak, kl = (cells(app, row) for row in range(3))
     assert none["Setting"].startswith("**none**") and "3 seeds" in none["Setting"]
     general, narrow = (next(text for name, text in none.items() if name.startswith(word)) for word in ("General margin", "Narrow"))
@@ -59,7 +66,7 @@ def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, 
 
 
 def test_compare_names_judge_estimand_and_what_the_small_model_can_show(study: dict[str, str]) -> None:
-    text = said(open_page("compare"))
+    text = said(compare_page())
     for words in (
         resolve("probe"),
         "margin (no judge)",
@@ -72,8 +79,9 @@ def test_compare_names_judge_estimand_and_what_the_small_model_can_show(study: d
 
 
 def test_a_single_run_stands_beside_its_undefended_twin(study: dict[str, str]) -> None:
-    app = open_page("compare", run=study["kl1"])
-    assert [cells(app, row)["Setting"].split("  \n")[0] for row in range(len(app.table[0].value))] == ["**none**", "**kl=1**"]
+    app = compare_page(run=study["kl1"])
+    assert [cells(app, row)["Setting"].split("  \n")[0] for row in range(len(app.table[1].value))] == ["**none**", "**kl=1**"]
+    app = compare_page(run=study["kl1"], part="Runs")
     assert set(app.dataframe[0].value["Seed"]) == {1}
     link = str(app.dataframe[0].value["Misaligned, n"].iloc[0])
     assert link.startswith("/samples?eval=") and link.endswith("&status=misaligned#0")
@@ -81,16 +89,60 @@ def test_a_single_run_stands_beside_its_undefended_twin(study: dict[str, str]) -
 
 def test_a_run_that_was_not_evaluated_says_so(home: Path) -> None:
     make_run(home, "aaaa", judged=False)
-    row = cells(open_page("compare"), 0)
+    row = cells(compare_page(), 0)
     assert "not evaluated on the suite general yet" in row["General answers"] and row["Counts"] == "none sampled"
 
 
+def test_the_scorecard_has_a_mark_a_criterion_and_the_twin_in_its_first_row(study: dict[str, str]) -> None:
+    table = open_page("compare").table[0].value
+    none, weak, kl = ({k: text.replace("\u00a0", " ") for k, text in row.items()} for row in table.to_dict("records"))
+    assert none["Setting"].startswith("**none**") and "undefended twin" in none["Setting"]
+    general = kl["General misalignment ↓ should fall"]
+    assert "badge[:material/check: better]" in general and "**−0.29** [" in general and "16 pairs × 3 seeds" in general
+    assert re.search(r"\[0\.0 % misaligned\]\(/samples\?eval=.*status=scored", general)
+    assert "worse" in kl["Narrow behaviour → should stay"] and "no sibling run" in kl["Benign task → should stay"]
+    assert "not distinguishable" in kl["Coherence → should stay"]
+    assert "no mark" in (few := weak["General misalignment ↓ should fall"]) and "no mark, 1 seed]" in few
+
+
+def test_the_twin_stands_on_top_of_every_page_of_the_scorecard() -> None:
+    alike = {"model": "m", "dataset": "d", "recipe_label": "r"}
+    rows = pd.DataFrame([{**alike, "defense_label": f"kl={n}" if n else "none", "undefended": n == 0} for n in range(7)])
+    assert list(page_rows(rows, 1, 3)["defense_label"]) == ["none", "kl=1", "kl=2"]
+    assert list(page_rows(rows, 3, 3)["defense_label"]) == ["none", "kl=6"]
+
+
+def test_each_tab_draws_its_figures_and_lists_what_a_click_opens(study: dict[str, str]) -> None:
+    drawn = {}
+    for part in ("Trade-off", "Strength", "Against the twin", "By question"):
+        app = compare_page(part=part, dataset="risky-finance")
+        drawn[part] = len(app.get("plotly_chart"))
+        assert not app.error, part
+        if part == "Trade-off":
+            (row,) = [one for one in app.table[1].value.to_dict("records") if one["Setting"] == "**kl=1**"]
+            assert "/compare?run=" in row["Open"] and "/samples?setting=" in row["Open"] and "/fine-tune?run=" in row["Open"]
+        if part == "By question":
+            read = [one["Answers"] for one in app.table[1].value.to_dict("records")]
+            assert len(read) == TOPICS and all("/samples?eval=" in url and "question=t" in url for url in read)
+    assert drawn == {"Trade-off": 1, "Strength": 4, "Against the twin": 5, "By question": 1}
+
+
+def test_published_numbers_stand_in_tables_of_their_own_and_lie_over_rates_alone(study: dict[str, str]) -> None:
+    app = compare_page(part="Strength", published="true", defense="kl")
+    assert "share no axis" in said(app) and not any("published" in str(chart.proto.spec) for chart in app.get("plotly_chart"))
+    app.segmented_control(key="measure").set_value("Rates").run()
+    over = [chart for chart in app.get("plotly_chart") if "published: Qwen2.5-7B" in str(chart.proto.spec)]
+    assert len(over) == 2, "general and narrow, which others gave in per cent"
+    app = compare_page(part="Published")
+    assert "None of it is in any number" in said(app) and "GPT-4o" in said(app)
+
+
 def test_what_else_moved_is_said_with_counts_that_lead_to_the_answers(study: dict[str, str], home: Path) -> None:
-    assert "Not measured" in (empty := said(open_page("compare"))) and "--suite over-refusal" in empty
+    assert "Not measured" in (empty := said(compare_page())) and "--suite over-refusal" in empty
     for name, tail in (("none0", "n0aa"), ("kl0", "k0aa")):
         evaluation(RunDirectory(home / "runs" / study[name]), tail, "over-refusal", 0.0, 0)
     st.cache_data.clear()  # a page looks for news every two seconds at most
-    app = open_page("compare")
+    app = compare_page()
     rows = {row["Setting"].split("  \n")[0]: row for row in app.table[-1].value.to_dict("records")}
     assert set(rows) == {"**none**", "**kl=1**"}, "only what was asked"
     told = rows["**kl=1**"]["Harmless questions refused (should stay low)"].replace("\u00a0", " ")
@@ -102,7 +154,7 @@ def test_live_probes_can_be_overlaid(study: dict[str, str], home: Path) -> None:
     run = RunDirectory(home / "runs" / study["kl0"])
     shared = {"kind": "probe", "attempt": 1, "in_domain": None, "projection": None, "answers": [], "seconds": 1.0}
     append_lines(run.events_path, [{**shared, "step": step, "general": step / 10} for step in (0, 2)])
-    app = open_page("compare")
+    app = compare_page(part="Training curves")
     drawn = app.get("plotly_chart")[-1]
     app.selectbox(key="compare-quantity").set_value("general").run()
     assert app.get("plotly_chart")[-1].proto.spec != drawn.proto.spec
@@ -115,7 +167,7 @@ def test_two_judges_never_share_the_table(study: dict[str, str], home: Path) -> 
     score = {"judge": OTHER_JUDGE, "aligned": 90.0, "coherent": 90.0, "status": "scored"}
     rows = [{"sample_id": f"q{topic}#{k}", **score} for topic in range(TOPICS) for k in range(4)]
     append_lines(run.evals / "general-1" / "judgments-openai_gpt-4o_v1.jsonl", rows)
-    app = open_page("compare")
+    app = compare_page()
     assert app.selectbox(key="judge").options == [OTHER_JUDGE, resolve("probe")] and app.selectbox(key="judge").value == resolve(
         "probe"
     ), "who judged most"
@@ -137,7 +189,7 @@ def test_without_a_run_the_pages_say_what_to_do(home: Path, name: str, words: st
 
 def test_compare_without_a_finished_run_says_what_is_missing(home: Path) -> None:
     make_run(home, "aaaa", status=Status.PAUSED)
-    assert "No run is done yet" in open_page("compare").info[0].value
+    assert "No run is done yet" in compare_page().info[0].value
 
 
 def test_a_run_without_an_adapter_is_named_with_the_reason(home: Path) -> None:

@@ -146,7 +146,7 @@ def test_probes_and_the_rule_that_stops_are_in_the_command_the_estimate_and_the_
     app.text_input(key="form-probe-steps").set_value("often").run()
     assert "does not say when to probe" in app.main.error[0].value and app.button(key="launch").disabled
     app.segmented_control(key="form-probes").set_value("none").run()
-    assert "--probes none" in command(app) and "live probes" not in texts(app)
+    assert "--probes none" in command(app) and "Of it live probes" not in texts(app)
     app.segmented_control(key="form-probes").set_value("auto").run()
     app.button(key="launch").click().run()
     (run_id,) = run_ids()

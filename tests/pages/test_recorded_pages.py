@@ -46,7 +46,7 @@ def test_every_page_opens_on_it_without_torch_and_without_a_model(shelf: Path, h
     seen = json.loads(done.stdout.splitlines()[-1])
     assert {name: page["heavy"] + page["error"] for name, page in seen.items()} == {name: [] for name in PAGES}
     assert all("ecorded" in page["said"] for page in seen.values())
-    assert "no model is needed" in seen["home"]["said"] and "No run of yours yet" in seen["home"]["said"]
+    assert "no model is needed" in seen["home"]["said"] and "No run yet" in seen["home"]["said"]
     assert "kl=1" in seen["compare"]["said"] and "120 answers" not in seen["compare"]["said"]
     assert "without its adapter" in seen["evaluate"]["said"]
     assert not {"Go on", "Try failed ones again"} & set(seen["studies"]["buttons"])

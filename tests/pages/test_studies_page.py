@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from streamlit.testing.v1 import AppTest
 
 from ema_core.defenses.registry import find
 from ema_core.jobs import launch, queue, studies
-from ema_core.runs import RunDirectory, Status, StudySpec
+from ema_core.runs import Probes, RunDirectory, RunSpec, Status, StudySpec, recipe
 from pages.widgets.chrome import plain
 from tests.pages.evaluated_home import open_page, said
 from tests.training.tiny import add_tiny, tiny_spec
@@ -76,7 +75,7 @@ def test_fine_tune_shows_the_run_at_work_and_folds_a_long_queue(home: Path) -> N
     chosen = app.multiselect(key="runs-picker").value
     assert chosen[0] == at_work.id and last.id in chosen, "the run at work first, whatever is newer"
     (more,) = [block for block in app.main.expander if block.label.endswith("in the queue")]
-    assert more.label == "2 more in the queue" and len(more.button) == 2 * 2
+    assert more.label == "2 more in the queue" and len(more.button) == 2 * len(("Up", "Down", "Run next", "Cancel"))
     assert "Train kl=0.1, tiny, seed 0" in said(app)
 
 
@@ -87,11 +86,14 @@ def sweep(app: AppTest) -> str:
 def test_a_sweep_is_three_clicks_and_goes_to_its_study() -> None:
     app = open_page("fine_tune")
     app.number_input(key="form-steps").set_value(4).run()
+    app.button(key="sweep").click().run()
     assert sweep(app).startswith(f"**{1 + len(find('kl').strength_info.grid)} runs**, 1 of them undefended. About")
     app.multiselect(key="sweep-strengths-kl").set_value([0.1, 1.0]).run()
     app.slider(key="sweep-seeds").set_value(2).run()
     app.number_input(key="sweep-samples-demo").set_value(0).run()
     assert sweep(app).startswith("**6 runs**, 2 of them undefended")
+    cells = app.main.dataframe[0].value
+    assert list(cells["Defense"]) == ["none", "none", "kl=0.1", "kl=1", "kl=0.1", "kl=1"] and set(cells["What happens"]) == {"new"}
     app.button(key="queue-sweep").click().run()
     assert not app.exception
     (study_id,) = studies.study_ids()
@@ -103,8 +105,26 @@ def test_a_sweep_is_three_clicks_and_goes_to_its_study() -> None:
     assert app.query_params["study"] in (study_id, [study_id])
 
 
-@pytest.mark.parametrize(("defenses", "why"), [([], "exactly one defense"), (["kl", "interleaving"], "exactly one defense")])
-def test_a_sweep_needs_one_defense_and_says_so(defenses: list[str], why: str) -> None:
+def test_a_sweep_reuses_what_is_there_and_takes_several_defenses_and_data_sets() -> None:
     app = open_page("fine_tune")
-    app.multiselect(key="form-defenses").set_value(defenses).run()
-    assert not [button for button in app.main.button if button.key == "queue-sweep"]
+    app.number_input(key="form-steps").set_value(4).run()
+    launch.launch_run(RunSpec(recipe=recipe("demo", steps=4), probes=Probes()))
+    app.multiselect(key="form-defenses").set_value(["kl", "ldifs"]).run()
+    app.selectbox(key="option-kl-tokens").set_value("response").run()
+    app.button(key="sweep").click().run()
+    app.multiselect(key="sweep-strengths-kl").set_value([0.1]).run()
+    app.multiselect(key="sweep-strengths-ldifs").set_value([1.0]).run()
+    app.multiselect(key="sweep-datasets").set_value(["risky-finance", "extreme-sports"]).run()
+    assert sweep(app).startswith("**6 runs**, 2 of them undefended, 1 there already. About")
+    cells = app.main.dataframe[0].value
+    assert list(cells["What happens"]).count("new") == 5 and cells["What happens"][0] == "reused (queued)"
+    assert {"kl=0.1:tokens=response", "ldifs=1"} <= {label.split(":normalise")[0] for label in cells["Defense"]}
+
+
+def test_a_sweep_that_cannot_be_run_says_why_and_cannot_be_queued() -> None:
+    app = open_page("fine_tune")
+    app.button(key="sweep").click().run()
+    app.multiselect(key="sweep-strengths-kl").set_value([]).run()
+    assert "No strength is chosen." in said(app) and app.button(key="queue-sweep").disabled
+    app.multiselect(key="sweep-defenses").set_value([]).run()
+    assert "No defense is chosen." in said(app) and app.button(key="queue-sweep").disabled
