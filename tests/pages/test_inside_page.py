@@ -91,6 +91,7 @@ def test_without_a_run_or_a_reading_it_says_what_to_do_and_one_click_queues_run_
     app.button(key="inside-read").click().run()
     assert not app.exception
     (job,) = queue.jobs()
+    assert not [button for button in app.button if button.key == "inside-read"], "once is enough"
     assert (job.kind, job.runs) == ("inside", [run, twin]) and "It is in the queue" in app.success[0].value
 
 
