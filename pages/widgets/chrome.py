@@ -28,13 +28,13 @@ STATUS_COLORS: dict[Status, Color] = {
 }
 
 
-def header(title: str, lead: str = "") -> bool:
-    """The page's title, one sentence below it, and what the last action has to say. True where one came from another page just now."""
+def header(title: str, lead: str = "", help: str | None = None) -> bool:
+    """The page's title, one sentence below it (with ``help`` for a word in it), and what the last action has to say. True where one came from another page just now."""
     arrived = st.session_state.get("page-shown") != title
     st.session_state["page-shown"] = title
     st.title(title, anchor=False)
     if lead:
-        st.markdown(lead)
+        st.markdown(lead, help=help)
     notices()
     return arrived
 
