@@ -104,7 +104,12 @@ def facts_of(run_ids: Sequence[str], frames: Frames, judge: str) -> Facts:
     _add_judge(judged, judge, texts, numbers, truths)
     same = table["general_margin"].round(2).eq(round(float(lowest["general_margin"]), 2))
     recorded = recorded_as(runs.iloc[0])
-    where = {"dataset": str(run["dataset"]), "model": str(run["model"]), "judge": judge, **({"origin": f"recorded: {recorded}"} if recorded else {})}
+    where = {
+        "dataset": str(run["dataset"]),
+        "model": str(run["model"]),
+        "judge": judge,
+        **({"origin": f"recorded: {recorded}"} if recorded else {}),
+    }
     answers = {"setting": str(none["setting_key"]), "suite": "general", "judge": judge}
     return Facts(
         runs=tuple(run_ids), undefended=undefended, table=table, judge=judge,
