@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BOOTSTRAP = @$(PYTHON) scripts/bootstrap.py
 PYTEST = HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
 
-.PHONY: help setup app test test-fast lint reference bench bench-quick bench-growth clean
+.PHONY: help setup app test test-fast lint reference screenshots bench bench-quick bench-growth clean
 
 help:
 	@echo "make setup      prepare everything: packages and the embedded model"
@@ -14,6 +14,7 @@ help:
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither a browser nor minutes"
 	@echo "make lint       style, import layers, types"
+	@echo "make screenshots  pictures of every page into docs/img"
 	@echo "make bench      speed and memory against what people would use instead (under 40 minutes on two cores)"
 	@echo "make bench-quick  the same with fewer repeats and less work (under 5 minutes)"
 	@echo "make bench-growth  how time and memory grow with tokens, batch, vocabulary, runs and rows"
@@ -43,6 +44,11 @@ lint:
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports
 	.venv/bin/mypy ema_core
+
+# ARGS="--home FOLDER --only compare,chat"
+screenshots:
+	$(BOOTSTRAP) model dev chromium
+	HF_HUB_OFFLINE=1 .venv/bin/python -m scripts.screenshots $(ARGS)
 
 reference:
 	$(BOOTSTRAP) dev

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from ema_core.jobs import launch
+from ema_core.jobs.cells import has_adapter
 from ema_core.runs import RunDirectory
 from ema_core.training.best import best_state
 from pages.widgets.chat_models import beside
@@ -32,6 +33,9 @@ def best_part(run: RunDirectory, looks: list[dict[str, Any]]) -> None:
         st.text(found.words)
         model = found.model(run.id)
         if model is None:
+            return
+        if not has_adapter(run):
+            st.caption("Its adapter is not here, so it cannot be asked.")
             return
         with st.container(horizontal=True):
             others = [run_id for run_id in newest_first() if run_id != run.id]

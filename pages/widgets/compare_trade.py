@@ -33,6 +33,12 @@ def trade_part(
     opened(rows, picked)
     if len(data) and data["what"].eq("setting").any():
         st.caption(f"Dim settings are dominated: {DOMINATED}. The others are joined: the frontier.")
+    if measure == "rate" and not (len(data) and data["what"].eq("setting").any()):
+        why = next(
+            (text for text in (*rows["narrow_rate_why"], *rows["general_rate_why"]) if isinstance(text, str) and text),
+            "not sampled",
+        )
+        st.caption(f"Nothing of ours is on this figure: {plain(why)}.")
     if measure == "rate":
         st.caption(
             "The cheap alternatives are measured in margins alone: no answers are sampled from checkpoints and scaled adapters."

@@ -77,6 +77,8 @@ function describe(box, plot, data, zoom) {
   box.dataset.yRange = JSON.stringify(yaxis.range.map(Number));
   box.dataset.zoomed = String(Boolean(zoom.x || zoom.y?.[yView(data)]));
   box.dataset.view = data.view;
+  const last = data.traces.map((t) => `${t.name} ${Number(t.y_smooth.at(-1)).toPrecision(4)}`);
+  box.setAttribute("aria-label", `Chart of ${data.y_title} by ${data.x_title}. Last: ${last.join("; ")}`);
   box.dataset.marker = data.marker ?? "";
   box.querySelector(".ema-reset").hidden = box.dataset.zoomed !== "true";
 }

@@ -15,7 +15,7 @@ import plotly
 import streamlit as st
 from streamlit.components.v1 import declare_component
 
-_HTML = """<div class="ema-curve" data-testid="live-curve" role="img">
+_HTML = """<div class="ema-curve" data-testid="live-curve" role="group" aria-label="Chart">
 <button type="button" class="ema-reset" hidden>Reset zoom</button><div class="ema-plot"></div></div>"""
 _CSS = """
 .ema-curve { position: relative; width: 100%; min-width: 0; }

@@ -61,6 +61,7 @@ def free_port() -> int:
 
 
 def start_app(port: int | None = None) -> App:
+    """`ema app` on the home that ``EMA_HOME`` names."""
     port = port or free_port()
     words = [sys.executable, "-m", "ema_core.cli.main", "app", "--port", str(port), "--no-browser"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)

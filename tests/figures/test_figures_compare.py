@@ -243,7 +243,7 @@ def test_paired_differences_have_a_row_a_setting_with_its_mark_in_words() -> Non
     assert list(data.loc[data["what"].eq("setting"), "difference"]) == [-0.2, 0.1]
     assert data.loc[data["what"].eq("seed"), "difference"].tolist() == pytest.approx([-0.2, -0.2]), "by seed, where the twin has it"
     figure = differences(twins(), "general", seeds)
-    rows = [trace.y[0] for trace in figure.data if trace.name != "single seeds"]
+    rows = [row for trace in figure.data if trace.name != "single seeds" for row in trace.y]
     assert ["✓ better" in rows[0], "✗ worse" in rows[1]] == [True, True] and "left of 0 is better" in figure.layout.xaxis.title.text
     assert figure.data[1].error_x.array[0] == pytest.approx(0.05)
 

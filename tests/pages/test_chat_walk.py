@@ -72,7 +72,7 @@ def test_the_adapter_slider_draws_a_stop_once_with_the_same_seed(run: str, engin
     app = open_chat(by="strength", along=run)
     chat_id = ask(app, "Hello?")
     settled(app, chat_id)
-    assert [one["model"] for one in engine.seen()] == [f"{run}*0", f"{run}*0.5", run, f"{run}*1.5"] and slider(app).value == run
+    assert {one["model"] for one in engine.seen()} == {f"{run}*0", f"{run}*0.5", run, f"{run}*1.5"} and slider(app).value == run
     slider(app).set_value(f"{run}*0.3").run()
     settled(app, chat_id)
     assert "adapter × 0.3" in said(app) and len(answer(app)) == 1 and engine.seen()[-1]["model"] == f"{run}*0.3"
