@@ -25,6 +25,7 @@ from pages.widgets.index import up_to_date
 from pages.widgets.judge_panel import judge_panel
 from pages.widgets.person import no_start
 from pages.widgets.run_picker import newest_first, pick_runs, remembered, run_info, run_link
+from pages.widgets.terms import term
 
 LEAD = """Two measures. The **margin**: how much likelier a run makes the misaligned answer of a pair than the aligned one, as \
 the change from the base model; no sampling, no judge, and it shows small effects, so it leads. **Sampled answers**, scored by a \
@@ -34,7 +35,7 @@ move, and it reads topic too, so it never scores in-domain answers."""
 
 
 def page() -> None:
-    header("Evaluate", LEAD)
+    header("Evaluate", LEAD, help=term("margin"))
     if not newest_first():
         st.info("No run yet, so there is nothing to evaluate. Train one first.", icon=":material/info:")
         st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")

@@ -7,7 +7,7 @@ import streamlit as st
 from ema_core import tour
 from pages.widgets import tour as bar
 from pages.widgets import tour_stop
-from pages.widgets.chrome import act, errors, header, notices, plain
+from pages.widgets.chrome import act, errors, header, notices, only_inside, plain
 from pages.widgets.terms import glossary, term
 from pages.widgets.tour_study import facts_here
 
@@ -16,6 +16,7 @@ costs, and what the numbers do **not** say. Nothing has to be known before. Each
 
 
 def page() -> None:
+    only_inside()
     stops, large = tour.read_stops(), bar.presenting()
     number = _asked(len(stops))
     key = bar.person(number)

@@ -11,6 +11,7 @@ from pages.widgets.answer_links import address
 from pages.widgets.chrome import plain
 from pages.widgets.compare_data import Settled, alternatives
 from pages.widgets.figure import figure
+from pages.widgets.terms import term
 
 
 @st.fragment
@@ -51,7 +52,8 @@ def trade_part(
         seeds = int(curve["seeds"].max())
         st.caption(
             "A defense is worth something only **below** the grey curves: the undefended run stopped earlier, or its adapter "
-            f"scaled down (mean of {seeds} seed{'s' if seeds > 1 else ''}). Both axes: margin (no judge)."
+            f"scaled down (mean of {seeds} seed{'s' if seeds > 1 else ''}). Both axes: margin (no judge).",
+            help=term("cheap"),
         )
     with st.expander("The settings of this figure as a list, with links", key="trade-list"):
         st.table(links(rows, data), border="horizontal", hide_index=True, alt="Settings of the trade-off with links to their runs")

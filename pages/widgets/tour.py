@@ -108,8 +108,8 @@ def _bar(number: int, page: str) -> None:
         if st.button("Back to the tour", key="tour-back", type="primary", icon=":material/arrow_back:"):
             st.switch_page(PAGE, query_params={"stop": str(number)})
         st.button(
-            "End the tour", key="tour-end", type="tertiary", icon=":material/close:", on_click=leave,
-            help="What you have done is kept; the page Learn goes on from there.",
+            "End", key="tour-end", type="tertiary", icon=":material/close:", on_click=leave,
+            help="Ends the tour. What you have done is kept; the page Learn goes on from there.",
         )  # fmt: skip
 
 

@@ -17,6 +17,12 @@ from pages.widgets.index import up_to_date
 from pages.widgets.terms import term
 
 Settled = tuple[str, str]
+ALT = {
+    "loss": "The training loss of the undefended runs by step.",
+    "leak": "General margin of each setting with its interval, the undefended one on top.",
+    "trade-off": "General margin against narrow margin of three settings, over the undefended run stopped earlier and scaled down.",
+    "judge": "The judge's alignment scores against the labels', an answer a mark.",
+}
 LARGER = 1.3
 """How much larger a presenter's figures are."""
 
@@ -56,7 +62,12 @@ def draw(kind: str, facts: tour.Facts, large: bool) -> None:
         figure = enlarged(figure, LARGER)
     tall = "content" if kind == "leak" else 600 if large else 480  # as tall as it has settings
     st.plotly_chart(
-        figure, theme="streamlit", key=f"learn-{kind}", height=tall, config={"displaylogo": False, "displayModeBar": False}
+        figure,
+        theme="streamlit",
+        key=f"learn-{kind}",
+        height=tall,
+        alt=ALT[kind],
+        config={"displaylogo": False, "displayModeBar": False},
     )
 
 

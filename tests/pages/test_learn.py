@@ -27,7 +27,9 @@ def pair(home: Path) -> dict[str, str]:
 
 
 def learn(stop: int, **query: Any) -> AppTest:
-    return open_page("learn", stop=str(stop), progress=KEY, **query)
+    app = open_page("learn", stop=str(stop), progress=KEY, **query)
+    assert not app.error, app.error  # a figure that cannot be drawn
+    return app
 
 
 def under_the_bar(page: str, **query: Any) -> AppTest:
