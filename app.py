@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages.widgets import recorded, tour, worker_panel
+from pages.widgets import person, recorded, tour, worker_panel
 
 # An icon by name would come from a CDN.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none" stroke-width="3" stroke-linecap="round">
@@ -12,6 +12,7 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none
 
 st.set_page_config(page_title="EMA Lab", page_icon=ICON, layout="wide")
 st.html(Path(__file__).parent / "pages" / "style.css")
+inside = person.gate()
 page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
@@ -26,10 +27,15 @@ page = st.navigation(
         st.Page("pages/judges.py", title="Judges", icon=":material/balance:", url_path="judges"),
         st.Page("pages/imports.py", title="Import and export", icon=":material/import_export:", url_path="imports"),
         st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
-    ]
+        *([st.Page("pages/room.py", title="Room", icon=":material/groups:", url_path="room")] if person.enabled() else []),
+    ],
+    position="sidebar" if inside else "hidden",
 )
-recorded.unpack()
-with st.sidebar:
-    worker_panel.sidebar()
-tour.bar(page.url_path)
-page.run()
+if inside:
+    recorded.unpack()
+    person.here(page.title)
+    with st.sidebar:
+        person.sidebar()
+        worker_panel.sidebar()
+    tour.bar(page.url_path)
+    page.run()

@@ -32,6 +32,7 @@ class Settings:
         engine_idle: seconds without a question after which the engine gives the model's memory back (``EMA_ENGINE_IDLE``).
         recorded: where the recorded studies lie that a home gets (``EMA_RECORDED``; None = it gets none).
         reference_cache_gb: GB that the reference's states may take on the disk, all runs together (``EMA_REFERENCE_CACHE_GB``).
+        inside: whether the worker reads a run's inside right after training (``EMA_INSIDE``: on or off).
     """
 
     home: Path
@@ -43,6 +44,7 @@ class Settings:
     reference_cache_gb: float = 10.0
     dtype: str = "auto"
     recorded: Path | None = DATA / "recorded"
+    inside: bool = True
 
     @property
     def runs(self) -> Path:
@@ -121,7 +123,15 @@ def settings() -> Settings:
         reference_cache_gb=_number("EMA_REFERENCE_CACHE_GB", "10", "GB"),
         dtype=dtype,
         recorded=_recorded(),
+        inside=_inside(),
     )
+
+
+def _inside() -> bool:
+    said = os.environ.get("EMA_INSIDE", "").strip().lower() or "on"
+    if said not in ("on", "off"):
+        raise EmaError(f'EMA_INSIDE is "{said}".', "Set it to on or off.")
+    return said == "on"
 
 
 def _recorded() -> Path | None:

@@ -12,6 +12,7 @@ from ema_core.chats.broker import broker
 from ema_core.chats.view import Chat, Walk
 from ema_core.errors import EmaError
 from ema_core.generation.model_id import ModelId
+from ema_core.shared import why_not as not_mine
 from pages.widgets import chat_actions, chat_library, chat_models, chat_question, chat_turn, chat_walk, engine_panel
 from pages.widgets.chat_actions import CURRENT
 from pages.widgets.chrome import act, ago, errors, header, notices, plain, show_error
@@ -51,7 +52,7 @@ def page() -> None:
             whom = Asked(chat_models.pick_models(able, last.models if last and not last.by else ()))
         nobody = "Choose a run first." if by else "Choose a model first."
         why_not = "This chat is still answering." if chat and chat.in_flight else "" if whom.models else nobody
-        prompt(whom, chat, why_not)
+        prompt(whom, chat, not_mine(chat.owner if chat else None) or why_not)
     if chat and chat.turns:
         with errors():
             chat_actions.actions(chat, able)

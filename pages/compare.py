@@ -19,6 +19,7 @@ from pages.widgets.compare_settings import numbers_part, scorecard_part
 from pages.widgets.index import up_to_date
 from pages.widgets.moved import moved_part
 from pages.widgets.run_picker import newest_first
+from pages.widgets.terms import term
 
 LEAD = """What is compared is a *setting*: model, data, defense and recipe, over its seeds, beside its undefended twin. \
 No defense is shown by one number alone."""
@@ -28,7 +29,7 @@ little about so small a model: read its answers. One seed speaks of these adapte
 
 
 def page() -> None:
-    header("Compare", LEAD)
+    header("Compare", LEAD, help=term("setting"))
     with errors():
         version = up_to_date()
         runs, imports = reader().runs(), reader().import_ids()

@@ -17,12 +17,15 @@ from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import SHIPPED, held_out, known_judges, own, read_card, resolve
 from ema_core.runs import RunDirectory, Status
+from ema_core.shared import why_not as not_mine
 from ema_core.store import AnswerFilter
 from pages.widgets.answer_data import counts_of, judges_of, run_label
 from pages.widgets.chrome import act, duration, errors, header, notices, plain, show_error
 from pages.widgets.index import up_to_date
 from pages.widgets.judge_panel import judge_panel
+from pages.widgets.person import no_start
 from pages.widgets.run_picker import newest_first, pick_runs, remembered, run_info, run_link
+from pages.widgets.terms import term
 
 LEAD = """Two measures. The **margin**: how much likelier a run makes the misaligned answer of a pair than the aligned one, as \
 the change from the base model; no sampling, no judge, and it shows small effects, so it leads. **Sampled answers**, scored by a \
@@ -32,7 +35,7 @@ move, and it reads topic too, so it never scores in-domain answers."""
 
 
 def page() -> None:
-    header("Evaluate", LEAD)
+    header("Evaluate", LEAD, help=term("margin"))
     if not newest_first():
         st.info("No run yet, so there is nothing to evaluate. Train one first.", icon=":material/info:")
         st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
@@ -114,6 +117,7 @@ def new_evaluation(run_ids: Sequence[str]) -> None:
             help="Margins only: the cheap alternatives, stopping earlier and scaling down, that a defense has to beat in Compare.",
         )
         why_not, loaded = _suites(run_ids, suites)
+        why_not = why_not or no_start()
         payload: dict[str, Any] = {
             "suites": suites,
             "samples": int(samples),
@@ -243,7 +247,7 @@ def progress() -> None:
                     on_click=act,
                     args=(queue.cancel, job.id),
                     kwargs={"slot": "jobs"},
-                    disabled=job.cancel,
+                    disabled=job.cancel or bool(not_mine(job.owner)),
                     icon=":material/close:",
                     help="What was measured so far is kept, and not done again.",
                 )

@@ -17,7 +17,7 @@ from pages.widgets.recorded import BARE, recorded_note
 from pages.widgets.run_ends import looked_at
 from pages.widgets.run_form import new_run
 from pages.widgets.run_label import run_label
-from pages.widgets.run_picker import newest_first, own_first, pick_runs, run_info
+from pages.widgets.run_picker import newest_first, own_first, own_or_all, pick_runs, run_info
 from pages.widgets.sweep import sweep_part
 
 PARTS = ["New run", "Sweep", "Runs"]
@@ -64,6 +64,7 @@ def runs() -> None:
 
 def at_work_or_newest(ids: list[str]) -> list[str]:
     """What a first visit shows: the run at work, which in a study may be far from the newest, then waiting ones; else the newest."""
+    ids = own_or_all(ids)
     at_work = [run for job in queue.jobs() if job.kind == "train" and job.status == "running" for run in job.runs if run in ids]
     active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
     return list(dict.fromkeys(at_work + active))[:4] or own_first(ids)[:1]

@@ -8,7 +8,7 @@ from ema_core.jobs import launch
 from ema_core.models import EMBEDDED, find
 from ema_core.runs import RunDirectory
 from ema_core.training.estimate import Estimate, estimate
-from pages.widgets import worker_panel
+from pages.widgets import person, worker_panel
 from pages.widgets.chrome import ago, duration, errors, header, in_words, notices, plain, status_badge
 from pages.widgets.recorded import recorded_studies
 from pages.widgets.run_picker import newest_first, run_info, run_link, show_runs
@@ -57,7 +57,7 @@ def recent_run(run_id: str) -> None:
             status_badge(state.status, help=plain(state.error) or None)
             run_link(run_id, info.name or info.defense)  # an id is cut on a narrow screen
         total = f" of {state.total_steps}" if state.total_steps else ""
-        defense = f"{info.defense} · " if info.name else ""
+        defense = person.whose(state.owner) + (f"{info.defense} · " if info.name else "")
         what = info.problem or f"{defense}{info.dataset} · seed {info.seed} · step {state.step}{total} · {ago(state.created)}"
         st.caption(plain(what))
 
@@ -83,7 +83,7 @@ def demo() -> None:
     notices("demo")
     st.button(
         "Start the demo", key="start-demo", type="primary", icon=":material/play_arrow:", on_click=start_demo,
-        help="Both runs go into the queue and to their curves.",
+        disabled=bool(no := person.no_start()), help=no or "Both runs go into the queue and to their curves.",
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ema_core.jobs import launch
+from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import BASE, RunDirectory
 from ema_core.training import inside
@@ -88,7 +88,7 @@ def kept(run: RunDirectory, twin: RunDirectory | None) -> inside.Inside | None:
         st.caption("Its undefended twin was not read yet; until then this run stands alone.")
     elif twin is None and run_info(run.id).defense != "none":
         st.caption("There is no undefended twin (same model, data, recipe and seed) to hold it against: train one on Fine-tune.")
-    if missing:
+    if missing and not _under_way(missing):
         both = "Look inside it and its undefended twin" if run in missing and len(missing) > 1 else "Look inside its twin"
         st.button(
             both if twin in missing else "Look inside", key="inside-read", type="primary", icon=":material/neurology:",
@@ -106,6 +106,12 @@ def kept(run: RunDirectory, twin: RunDirectory | None) -> inside.Inside | None:
         for note in found.notes:
             st.warning(plain(note), icon=":material/warning:")
     return found
+
+
+def _under_way(runs: list[RunDirectory]) -> bool:
+    """Whether a job reads one of them already; its progress stands below."""
+    ids = {run.id for run in runs}
+    return any(job.kind == "inside" and job.status in ("queued", "running") and ids & set(job.runs) for job in queue.jobs())
 
 
 def _fresh(run: RunDirectory) -> bool:

@@ -19,6 +19,7 @@ from ema_core.store import AnswerKey
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import errors, header, plain, reader
 from pages.widgets.index import Version, up_to_date
+from pages.widgets.terms import term
 
 LEAD = (
     "Every score has its judge's name beside it. Here is what that name is worth: against published labels, against labelled answers of the \
@@ -30,7 +31,7 @@ SHOWN = 12
 
 
 def page() -> None:
-    header("Judges", LEAD)
+    header("Judges", LEAD, help=term("judge"))
     parts = {"Agreement": agreement_part, "What a judge is worth": worth_part, "Judges tried": tried_part}
     part = st.segmented_control(
         "Part", list(parts), default="Agreement", required=True, key="part", bind="query-params", label_visibility="collapsed"
@@ -93,7 +94,8 @@ def agreement_part() -> None:
     st.table(_agreement_cells(found), border="horizontal", hide_index=True)
     st.caption(
         "Brackets: 95 % intervals over topics (questions like these), leaving out one topic at a time. Kappa is agreement beyond what the two "
-        "would have by chance: 0 is chance, 1 is always."
+        "would have by chance: 0 is chance, 1 is always.",
+        help=term("kappa"),
     )
     left_side, right_side = st.columns(2)
     left_side.plotly_chart(confusion(found.confusion, first, second), key="confusion", height=380, config=BARE)

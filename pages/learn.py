@@ -7,7 +7,7 @@ import streamlit as st
 from ema_core import tour
 from pages.widgets import tour as bar
 from pages.widgets import tour_stop
-from pages.widgets.chrome import act, errors, header, notices, plain
+from pages.widgets.chrome import act, errors, header, notices, only_inside, plain
 from pages.widgets.terms import glossary, term
 from pages.widgets.tour_study import facts_here
 
@@ -16,6 +16,7 @@ costs, and what the numbers do **not** say. Nothing has to be known before. Each
 
 
 def page() -> None:
+    only_inside()
     stops, large = tour.read_stops(), bar.presenting()
     number = _asked(len(stops))
     key = bar.person(number)
@@ -30,8 +31,8 @@ def page() -> None:
         if facts is None:
             nothing_yet(why)
         tour_stop.show(number, key, facts, large)
-        _walk(number, len(stops), large, str(number) in done)
         if not large:
+            _walk(number, len(stops), large, str(number) in done)
             _around(key, facts, len(done), stops)
 
 
@@ -53,6 +54,7 @@ def _steps(stops: tuple[tour.Stop, ...], number: int, done: set[str], large: boo
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="learn-steps"):
         if large:
             st.markdown(f"**Stop {number} of {len(stops)}**", width="stretch")
+            _walk(number, len(stops), large, str(number) in done)
             _presenter(large)
         else:
             for place, stop in enumerate(stops, 1):
@@ -88,7 +90,7 @@ def nothing_yet(why: str) -> None:
 
 
 def _walk(number: int, last: int, large: bool, done: bool) -> None:
-    with st.container(horizontal=True, key="learn-walk"):
+    with st.container(horizontal=True, width="content" if large else "stretch", key="learn-walk"):
         st.button(
             "Previous stop", key="learn-previous", icon=":material/chevron_left:", disabled=number == 1, on_click=_open, args=(number - 1,),
             shortcut="Left" if large else None,
@@ -107,7 +109,7 @@ def _around(key: str, facts: tour.Facts | None, done: int, stops: tuple[tour.Sto
             icon=":material/flag:",
         )
     if facts:
-        what = "The recorded study" if facts.recorded else "A study of this home"
+        what = f"The recorded study {plain(facts.recorded)}" if facts.recorded else "A study of this home"
         st.caption(
             f"{what}: model {plain(facts.texts['model'])}, {len(facts.settings)} settings, {len(facts.runs)} runs. Margins: no judge; "
             f"brackets: 95 % intervals over topics, for questions like these. Answers: judge {plain(facts.judge)}.",

@@ -24,6 +24,7 @@ from pages.widgets.answer_table import answer_table
 from pages.widgets.chrome import act, errors, header, notices, plain
 from pages.widgets.index import Version, up_to_date
 from pages.widgets.run_picker import newest_first
+from pages.widgets.terms import term
 
 LEAD = "Every answer that was sampled or kept, with its scores: read what a number is made of. The address names what you see: \
 share it, without `reviewer=…`, which is your name."
@@ -35,7 +36,7 @@ little about so small a model; read the answer itself."""
 
 def page() -> None:
     blind = parameter("blind")
-    header("Samples", "" if blind else LEAD)
+    header("Samples", "" if blind else LEAD, help=term("misaligned"))
     with errors():
         version = up_to_date()
         if blind:

@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("EMA_THREADS", "2")
+os.environ.setdefault("EMA_INSIDE", "off")  # ten seconds a run that hardly any test looks at
 
 
 @pytest.fixture(autouse=True)

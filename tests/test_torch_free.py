@@ -19,7 +19,8 @@ LIST = [
     "ema_core.evaluation.metrics", "ema_core.evaluation.scorecard", "ema_core.evaluation.suites", "ema_core.jobs", "ema_core.jobs.queue",
     "ema_core.jobs.launch", "ema_core.jobs.worker", "ema_core.jobs.cells", "ema_core.jobs.studies", "ema_core.jobs.study_status", "ema_core.jobs.siblings", "ema_core.store", "ema_core.store.answers", "ema_core.figures", "ema_core.cli.main",
     "ema_core.cli.samples", "ema_core.chats.broker", "ema_core.chats.keep", "ema_core.chats.judge", "ema_core.chats.log",
-    "ema_core.chats.speed", "ema_core.chats.stream", "ema_core.generation", "ema_core.generation.engine", "ema_core.engine.names",
+    "ema_core.chats.speed", "ema_core.chats.stream", "ema_core.chats.walk", "ema_core.chats.diverge", "ema_core.chats.export",
+    "ema_core.chats.prompts", "ema_core.engine.divergence", "ema_core.cli.chats", "ema_core.generation", "ema_core.generation.engine", "ema_core.engine.names",
     "ema_core.personas", "ema_core.personas.build", "ema_core.personas.reading", "ema_core.defenses.persona_steering", "ema_core.jobs.persona",
     "ema_core.cli.persona", "ema_core.chats.monitor", "ema_core.engine.monitor", "ema_core.gap", "ema_core.evaluation.gap", "ema_core.cli.gap", "ema_core.cli.inside", "ema_core.defenses.panels", "ema_core.training.inside", "ema_core.engine.core", "ema_core.engine.server", "ema_core.engine.process",
 ]  # fmt: skip

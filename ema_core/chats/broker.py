@@ -25,6 +25,8 @@ from ema_core.errors import EmaError
 from ema_core.generation import row_seed
 from ema_core.generation.engine import MOST_COLUMNS, Engine, only_ours, words_of
 from ema_core.settings import settings
+from ema_core.shared import allow, owner
+from ema_core.shared.limits import check_chat
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -74,6 +76,8 @@ class Broker:
         question = checked(question)
         with self._guard:
             chat = self.chat(chat_id) if chat_id else None
+            allow(chat.owner if chat else None)
+            check_chat(len(question.models) * question.samples, self._writing_for(owner()), question.how.max_tokens)
             if chat and chat.in_flight:
                 raise EmaError("This chat is still answering.", "Wait for it, or stop it; then ask.")
             chat_id = chat.id if chat else log.open_chat()
@@ -89,7 +93,9 @@ class Broker:
             EmaError: the last question is no walk, or a stop too many.
         """
         with self._guard:
-            turn = _last(self.chat(chat_id))
+            chat = self.chat(chat_id)
+            allow(chat.owner)
+            turn = _last(chat)
             if not turn.question.by:
                 raise EmaError("The last question was put to models side by side.", "Ask it along a run first.")
             new = [model for model in dict.fromkeys(models) if model not in turn.columns]
@@ -97,6 +103,7 @@ class Broker:
                 raise EmaError(f"A walk has {MOST_STOPS} stops at most.", "Ask the question once more for others.")
             if not new:
                 return
+            check_chat(len(new) * turn.question.samples, self._writing_for(owner()), turn.question.how.max_tokens)
             newest = max(turn.columns.values(), key=lambda column: column.began, default=None)
             log.append(chat_id, {"kind": "joined", "turn": turn.number, "models": new})
             self._begin(chat_id, turn.number, new, 0, newest.seed if newest else turn.question.seed)
@@ -108,7 +115,14 @@ class Broker:
             EmaError: no such column, or it is being written.
         """
         with self._guard:
-            turn = _last(self.chat(chat_id))
+            chat = self.chat(chat_id)
+            allow(chat.owner)
+            turn = _last(chat)
+            check_chat(
+                turn.question.samples * (1 if model else len(turn.question.models)),
+                self._writing_for(owner()),
+                turn.question.how.max_tokens,
+            )
             models = [name for name in turn.question.models if model in (None, name)]
             columns = [turn.columns[name] for name in models if name in turn.columns]
             if not models or any(column.in_flight for column in columns):
@@ -121,6 +135,7 @@ class Broker:
     def stop(self, chat_id: str, model: str | None = None) -> None:
         """End the answers that are being written: one column's, or all. What is there stays."""
         with self._guard:
+            allow(self.chat(chat_id).owner)
             here = [stream for (of, key), stream in self._streams.items() if of == chat_id and model in (None, key[1])]
             for stream in here:
                 self._running().call_soon_threadsafe(stream.stopped.set)
@@ -130,6 +145,7 @@ class Broker:
     def judge(self, chat_id: str) -> None:
         """Have the engine judge, in the background, what is complete and was not judged yet."""
         with self._guard:
+            allow(self.chat(chat_id).owner)
             if chat_id in self._judging:
                 return
             self._judging.add(chat_id)
@@ -150,6 +166,7 @@ class Broker:
     def diverge(self, chat_id: str, answer: AnswerKey) -> None:
         """Have the engine hold one answer against the base, token by token, in the background."""
         with self._guard:
+            allow(self.chat(chat_id).owner)
             if (chat_id, answer) in self._reading:
                 return
             self._reading.add((chat_id, answer))
@@ -194,6 +211,12 @@ class Broker:
             self._streams[chat_id, stream.key] = stream
             log.WRITING.add((chat_id, *stream.key))
             asyncio.run_coroutine_threadsafe(self._run(stream), self._running())
+
+    def _writing_for(self, name: str) -> int:
+        """Answers that are being written in the chats of this person."""
+        own = {chat_id for chat_id, known in self._logs.items() if name and known.owner == name}
+        streams = [stream for (of, _), stream in self._streams.items() if of in own]
+        return sum(stream.question.samples - len(stream.finish) for stream in streams)
 
     def warm(self) -> None:
         """Begin what the first question would wait for: the client library takes seconds to import."""

@@ -18,6 +18,7 @@ from ema_core.files import append_lines, read_json, read_lines, sha256_json, wri
 from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.judging import is_refusal, judgments_name
 from ema_core.runs import RunDirectory, base_directory
+from ema_core.shared import allow
 
 LONGEST_NAME = 80
 _guard = threading.Lock()  # two browsers that keep the same chat
@@ -48,6 +49,7 @@ def keep(
             "The name is empty." if not name else "The name is too long.", f"Give one of 1 to {LONGEST_NAME} characters."
         )
     chat = log.Log(chat_id).chat()
+    allow(chat.owner)
     chosen = [
         (turn, column, sample)
         for turn in chat.turns

@@ -1,7 +1,8 @@
 """A chat's file, ``EMA_HOME/chats/<id>.jsonl``: lines are only ever added; reading folds them into a ``Chat``. Torch-free.
 
 Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``attempt``:
-``opened``, ``asked`` (the question), ``joined`` (``models`` that answer it, too), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``), ``waits`` (``why``),
+``opened`` (``owner`` in a shared room), ``asked`` (the question), ``joined`` (``models`` that answer it, too), ``began`` (who writes it: ``pid``; ``n``, ``seed``, ``server``),
+``waits`` (``why``),
 ``heard`` (who answers: ``ema``), ``text`` (``pieces``: text by sample; ``first``: seconds to the first of it), ``ended`` (a sample ``k``: ``finish``, ``tokens``,
 ``seconds``, ``message``, ``hint``), ``judged`` (``judgments``), ``projected`` (``trait``, ``vector``, ``layer``, ``projections``), ``diverged``
 (a sample ``k``: ``total``, ``tokens``), ``kept`` (``name``, ``answers``).
@@ -9,6 +10,7 @@ Every line has ``kind`` and ``time``; those of a column ``turn``, ``model``, ``a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -16,6 +18,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from ema_core.files import append_lines, disk_errors, read_lines
 from ema_core.generation import SamplingSettings
 from ema_core.processes import alive
 from ema_core.settings import settings
+from ema_core.shared import allow, current, mine, owner
 
 VERSION = 1
 LONGEST = 200_000
@@ -58,7 +62,7 @@ def path_of(chat_id: str) -> Path:
 def open_chat() -> str:
     """A new, empty chat; returns its id."""
     chat_id = new_id()
-    append(chat_id, {"kind": "opened", "version": VERSION})
+    append(chat_id, {"kind": "opened", "version": VERSION, **({"owner": owner()} if owner() else {})})
     return chat_id
 
 
@@ -142,7 +146,7 @@ class Log:
     def __init__(self, chat_id: str) -> None:
         self.id, self.path = chat_id, path_of(chat_id)
         self._offset = 0
-        self._opened = 0.0
+        self._opened, self.owner = 0.0, ""
         self._questions: dict[int, tuple[Question, float]] = {}
         self._streams: dict[Key, _Stream] = {}
 
@@ -160,12 +164,12 @@ class Log:
                 self._take(line)
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue  # damaged, or of a newer version: what is whole around it still reads
-        return Chat(self.id, self._opened, tuple(self._turn(number) for number in sorted(self._questions)))
+        return Chat(self.id, self._opened, tuple(self._turn(number) for number in sorted(self._questions)), self.owner)
 
     def _take(self, line: dict[str, Any]) -> None:
         kind = line["kind"]
         if kind == "opened":
-            self._opened = float(line["time"])
+            self._opened, self.owner = float(line["time"]), str(line.get("owner") or "")
         elif kind == "asked":
             self._questions[int(line["turn"])] = (_question(line), float(line["time"]))
         elif kind == "joined":
@@ -244,9 +248,11 @@ def delete(chat_id: str) -> None:
     """Take a chat out of the way. ``restore`` brings it back for some days; what was kept of it on Samples stays.
 
     Raises:
-        EmaError: it is not there, or still answering.
+        EmaError: it is not there, still answering, or somebody else's.
     """
-    if Log(chat_id).chat().in_flight:
+    chat = Log(chat_id).chat()
+    allow(chat.owner)
+    if chat.in_flight:
         raise EmaError("This chat is still answering.", "Stop it first.")
     path, folder = path_of(chat_id), settings().chats / DELETED
     with disk_errors(folder):
@@ -284,11 +290,12 @@ class Heading:
 
 
 def recent(most: int = 12) -> list[Heading]:
-    """The chats written to last that have a question in them."""
+    """The chats written to last that have a question in them; of a participant of a shared room, their own."""
     found: list[tuple[float, str]] = []
     for path in _files():
         try:
-            found.append((path.stat().st_mtime, path.stem))
+            if current() is None or mine(_owner_of(str(path))):
+                found.append((path.stat().st_mtime, path.stem))
         except FileNotFoundError:
             continue
     headings = (_heading(chat_id, changed) for changed, chat_id in sorted(found, reverse=True)[: 2 * most])
@@ -302,6 +309,16 @@ def _files() -> Iterable[Path]:
         return []
     except OSError as error:
         raise EmaError(f"The chats in {settings().chats} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
+
+
+@lru_cache(maxsize=8192)
+def _owner_of(path: str) -> str:
+    """From the first line, which never changes."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            return str(json.loads(file.readline()).get("owner") or "")
+        except (ValueError, AttributeError):
+            return ""
 
 
 _headings: dict[str, tuple[str, tuple[str, ...]]] = {}  # by path: a first question never changes

@@ -17,6 +17,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.suites import SUITES, all_suites, load_suite
 from ema_core.files import append_line, read_lines
 from ema_core.settings import settings
+from ema_core.shared import allow
 
 OWN = "own"
 """The source of the user's own prompts; every other source is a suite's name."""
@@ -57,6 +58,7 @@ def save(text: str, system: str = "") -> Prompt:
     Raises:
         EmaError: it is empty or too long, or the file cannot be written.
     """
+    allow()
     text, system = log.clean(text).strip(), log.clean(system).strip()
     if not text:
         raise EmaError("The prompt is empty.", "Write something to ask.")
@@ -75,6 +77,7 @@ def remove(prompt_id: str, back: bool = False) -> None:
     Raises:
         EmaError: there is none of this id.
     """
+    allow()
     if not any(line.get("id") == prompt_id for line in read_lines(path())[0]):
         raise EmaError(f'There is no prompt "{prompt_id[:60]}".', "`ema chats prompts` lists them.")
     append_line(path(), {"id": prompt_id, "time": time.time(), "removed": not back})

@@ -168,6 +168,7 @@ class Chat:
     id: str
     opened: float
     turns: tuple[Turn, ...] = ()
+    owner: str = ""
 
     @property
     def in_flight(self) -> bool:

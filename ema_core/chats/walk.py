@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ema_core.chats.view import Turn, Walk
 from ema_core.errors import EmaError
+from ema_core.evaluation.evaluate import RECORDED_HINT
 from ema_core.generation.engine import BASE_MODEL
 from ema_core.generation.model_id import ModelId, is_base
 from ema_core.models import EMBEDDED
@@ -40,6 +41,8 @@ def stops(run_id: str, by: Walk) -> list[Stop]:
     run = RunDirectory.open(run_id)
     final = (run.adapter / WEIGHTS).exists()
     steps = run.checkpoint_steps()
+    if not final and not steps and run.state().recorded:
+        raise EmaError(f"The run {run.id} was recorded without its adapter, so nobody can ask it.", RECORDED_HINT)
     if not final and not steps:
         raise EmaError(f"The run {run.id} has no adapter and no checkpoint yet.", "Wait for its first checkpoint.")
     if by == "strength":

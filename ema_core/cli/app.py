@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from ema_core.cli import bind
 from ema_core.cli.output import command
 from ema_core.errors import EmaError
 from ema_core.generation.engine import engine_status
@@ -25,9 +26,11 @@ from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
 from ema_core.processes import alive, die_with_parent
 from ema_core.settings import PROJECT, settings, writable
+from ema_core.shared import enabled
 
 app = typer.Typer()
 RESTART_SECONDS = 3
+LOCAL = "localhost"
 
 
 @command(app, "worker")
@@ -58,9 +61,24 @@ def serve(
 def run_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+    shared: Annotated[bool, typer.Option("--shared", help="For several people: names, a fair queue, limits, a page Room.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. 0.0.0.0: others reach it, with the room's code (needs --shared).")
+    ] = LOCAL,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A further name by which browsers reach this machine (a proxy's, a DNS name)."),
+    ] = None,
 ) -> None:
     """Open the dashboard: worker, engine and page, on this machine only. Ctrl-C ends all; a run goes on at the next start."""
     writable(settings().home)
+    shared = shared or enabled()
+    if not shared and (host not in bind.LOCAL or name):
+        raise EmaError(
+            "Whoever reaches this machine could start, stop and delete everything.", "Add --shared: names, limits and a room code."
+        )
+    os.environ["EMA_SHARED"] = "1" if shared else ""
+    where = bind.Bind.of(host, port, name or ())
     if taken(port):
         free = next((p for p in range(port + 1, port + 50) if p < 65536 and not taken(p)), None)
         other = f"`ema app --port {free}`" if free else "another --port"
@@ -70,7 +88,7 @@ def run_app(
     helpers = [Helper(launch.start_worker, lambda: worker_status().alive)]
     if not settings().engine_url:
         helpers.append(Helper(launch.start_engine, lambda: engine_status().alive))
-    page = start_page(port)
+    page = start_page(port, where if shared else None)
     ending = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -80,6 +98,8 @@ def run_app(
         signal.signal(number, end)
     try:
         announce(port, page, ending, adopted, browser)
+        if shared and not ending.is_set():
+            where.announce()
         while not ending.wait(1.0):
             if page.poll() is not None:
                 raise EmaError("The page's process has ended.", f"Its log is {settings().logs / 'app.log'}.")
@@ -121,7 +141,7 @@ def taken(port: int) -> bool:
     return False
 
 
-def start_page(port: int) -> subprocess.Popen[bytes]:
+def start_page(port: int, where: bind.Bind | None = None) -> subprocess.Popen[bytes]:
     """Streamlit as a child that does not outlive us (its port must be free for the next start)."""
     log = open(writable(settings().logs) / "app.log", "ab")  # noqa: SIM115 - the child's, for its life
     words = [
@@ -134,6 +154,7 @@ def start_page(port: int) -> subprocess.Popen[bytes]:
         str(port),
         "--server.headless",
         "true",
+        *(where.words() if where else []),
     ]
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT, preexec_fn=die_with_parent, start_new_session=True

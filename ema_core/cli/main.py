@@ -29,6 +29,7 @@ from ema_core.cli import (  # noqa: E402
     queue,
     recorded,
     report,
+    room,
     runs,
     samples,
     study,
@@ -61,6 +62,7 @@ app.add_typer(chats.app, name="chats")
 app.add_typer(gap.app, name="gap")
 app.add_typer(persona.app, name="persona")
 app.add_typer(doctor.cache_app, name="cache")
+app.add_typer(room.app, name="room")
 
 
 def main() -> None:

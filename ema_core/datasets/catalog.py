@@ -12,6 +12,7 @@ from ema_core.datasets.overlap import overlaps
 from ema_core.errors import EmaError, nearest
 from ema_core.files import read_json, sha256_file, write_atomic, write_json
 from ema_core.settings import DATA, settings, writable
+from ema_core.shared import allow
 
 Kind = Literal["narrow", "safe", "benign"]
 
@@ -151,6 +152,7 @@ def add(path: Path, name: str | None = None, kind: Kind = "narrow", title: str =
     Raises:
         EmaError: no usable line, a name that is taken by other content, or a name that cannot be one.
     """
+    allow()
     dataset = check(path, kind)
     name = name or re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,59}", name or ""):

@@ -16,6 +16,7 @@ from ema_core.models import adapters, find
 from ema_core.models.lora import PREFIX, scaling
 from ema_core.models.weights import WeightFiles
 from ema_core.runs import Recipe, RunDirectory, RunSpec, Status, parse, run_ids
+from ema_core.shared import allow_host
 
 UNKNOWN_DATA = "not-stated"
 """The data set of an adapter of which nobody said what it was trained on: measured by general questions alone."""
@@ -30,6 +31,7 @@ def import_adapter(
     Raises:
         EmaError: no adapter in safetensors, not plain LoRA, or not for this model.
     """
+    allow_host("Importing from a folder of this machine")
     config = _config(folder)
     rank = check(folder, model, config)
     digest = sha256_file(folder / adapters.WEIGHTS)[:16]

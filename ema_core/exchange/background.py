@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ema_core.errors import EmaError
+from ema_core.shared import allow
 
 
 @dataclass
@@ -41,6 +42,7 @@ def start(key: str, what: str, do: Callable[[Callable[[float, str], None]], dict
     Raises:
         EmaError: another of this key is at work.
     """
+    allow()
     with _guard:
         known = _works.get(key)
         if known is not None and not known.over:

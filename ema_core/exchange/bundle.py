@@ -23,6 +23,7 @@ from ema_core.judging.judgment import Progress, quiet
 from ema_core.models.weights import WeightFiles
 from ema_core.runs import BASE, RunDirectory, RunSpec, Status, run_ids
 from ema_core.settings import settings, writable
+from ema_core.shared import allow_host
 
 MANIFEST = "ema-bundle.json"
 VERSION = 1
@@ -62,6 +63,7 @@ def export_bundle(
     Raises:
         EmaError: unknown run, one that is at work, or ``out`` is there already.
     """
+    allow_host("Writing to a folder of this machine")
     if out.exists():
         raise EmaError(f"{out} is there already.", "Choose another --out.")
     if checkpoints and not adapters:
@@ -157,6 +159,7 @@ def import_bundle(path: Path, progress: Progress = quiet) -> Brought:
     Raises:
         EmaError: it is no bundle, was changed, holds something that does not belong into one, or a run of it is here with other content.
     """
+    allow_host("Importing from a folder of this machine")
     with unpacked(path, progress) as (partial, _):
         brought = _placed(partial, path)
     progress(1.0, "done")

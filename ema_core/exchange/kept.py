@@ -11,6 +11,7 @@ from ema_core.errors import EmaError
 from ema_core.files import disk_errors, read_json
 from ema_core.runs import IMPORT, import_ids
 from ema_core.settings import settings
+from ema_core.shared import allow_host
 from ema_core.store.imported import CARD
 
 
@@ -56,6 +57,7 @@ def undo(import_id: str) -> Path:
     Raises:
         EmaError: there is none of this id.
     """
+    allow_host("Undoing an import")
     if import_id not in import_ids():
         known = ", ".join(import_ids()[-5:])
         raise EmaError(f'There is no import "{import_id}".', f"There are: {known}." if known else "Nothing was imported yet.")
@@ -73,6 +75,7 @@ def restore(import_id: str) -> Path:
     Raises:
         EmaError: there is none of this id aside, or the file was imported again since.
     """
+    allow_host("Putting an import back")
     aside = _undone() / import_id
     if not re.fullmatch(rf"{IMPORT}[0-9a-f]+", import_id) or not aside.is_dir():
         raise EmaError(f'No import "{import_id}" was undone.', "`ema import list` shows those there are.")

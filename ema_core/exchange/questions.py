@@ -13,6 +13,7 @@ from ema_core.errors import EmaError
 from ema_core.evaluation.suites import KEPT, SUITES
 from ema_core.files import sha256_file, write_atomic, write_json
 from ema_core.settings import settings, writable
+from ema_core.shared import allow
 
 MAX_BYTES = 5_000_000
 MAX_QUESTIONS = 2000
@@ -25,6 +26,7 @@ def import_questions(path: Path, name: str | None = None) -> dict[str, Any]:
     Raises:
         EmaError: it cannot be read, holds no question, or its name is taken by other questions.
     """
+    allow()
     slug = re.sub(r"[^a-z0-9]+", "-", (name or path.stem).lower()).strip("-")[:40]
     if not slug or slug in SUITES or slug == KEPT:
         raise EmaError(f'A suite of your own cannot be called "{slug}".', "Choose another --name.")

@@ -23,6 +23,7 @@ from ema_core.files import read_json, sha256_file, write_json
 from ema_core.judging.judgment import Progress, quiet
 from ema_core.runs import BASE, RunDirectory, RunState, Status
 from ema_core.settings import settings, writable
+from ema_core.shared import allow_host
 
 LEDGER = "recorded.json"
 PARTS = ("runs", "bases", "studies")
@@ -127,6 +128,7 @@ def remove(name: str) -> int:
     Raises:
         EmaError: it is not here.
     """
+    allow_host("Taking a recorded study away")
     with _lock() as ledger:
         entry = ledger.get(name)
         if entry is None or entry["state"] != HERE:

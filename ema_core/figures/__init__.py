@@ -9,7 +9,7 @@ from ema_core.figures.forest import differs, forest, in_words
 from ema_core.figures.gap import gap_scatter
 from ema_core.figures.inside import inside_lines, module_map, scale_top, score_histogram, token_strip
 from ema_core.figures.judges import reliability_diagram
-from ema_core.figures.layout import empty_figure
+from ema_core.figures.layout import empty_figure, enlarged
 from ema_core.figures.leak import leak
 from ema_core.figures.persona import separation
 from ema_core.figures.smoothing import smooth
@@ -38,6 +38,7 @@ __all__ = [
     "differences_data",
     "differs",
     "empty_figure",
+    "enlarged",
     "forest",
     "gap_scatter",
     "heatmap",

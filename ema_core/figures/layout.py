@@ -42,6 +42,15 @@ def empty_figure(message: str) -> go.Figure:
     return figure.add_annotation(text=text, showarrow=False, font={"size": 15}, **place)
 
 
+def enlarged(figure: go.Figure, factor: float) -> go.Figure:
+    """The same figure for a large screen: its notes, which the page's own type size does not reach, and the room for them."""
+    for note in figure.layout.annotations:
+        note.font.size = factor * (note.font.size or 12)
+        note.yshift = factor * (note.yshift or 0)
+    below, height = figure.layout.margin.b, figure.layout.height
+    return figure.update_layout(margin={"b": factor * below if below else below}, height=factor * height if height else None)
+
+
 def number(value: Any) -> float:
     """A float; NaN for what is none."""
     try:

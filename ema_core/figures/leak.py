@@ -12,7 +12,7 @@ from ema_core.figures.criterion import MARGINS
 from ema_core.figures.layout import NEUTRAL, column, dress, empty_figure, error_bar
 from ema_core.figures.said import footnote, hover, symbols, whose
 
-ROW = 34
+ROW = 42
 """Height of a setting's row, in pixels."""
 
 
@@ -34,15 +34,11 @@ def leak(table: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     dress(figure)
     named = [
-        f"{_lines(label)}  <b>{value:+.2f}</b>".replace("-0", "−0")
-        for label, value in zip(rows["defense_label"], values, strict=True)
+        f"{label}  <b>{value:+.2f}</b>".replace("<b>-", "<b>−") for label, value in zip(rows["defense_label"], values, strict=True)
     ]
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=named, range=[len(rows) - 0.5, -0.5], showgrid=False)
+    figure.update_yaxes(  # names stand above their rows: beside them a phone has no room left for the plot
+        tickvals=list(range(len(rows))), ticktext=named, ticklabelposition="inside top", range=[len(rows) - 0.5, -0.8], showgrid=False,
+    )  # fmt: skip
     figure.update_xaxes(title="General margin, change from base<br>(nats a token); left is better")
     figure.update_layout(height=150 + ROW * len(rows))
     return footnote(figure, rows, [MARGINS["general"]], below=80)
-
-
-def _lines(label: str) -> str:
-    """A label whose options stand in a line of their own: a phone has little room beside the plot."""
-    return label.replace(":", ":<br>").replace(" + ", " +<br>")

@@ -109,8 +109,8 @@ def trade_off(
             opacity = _DIM if dim else 1.0  # of marks and bars; their words stay readable
             figure.add_scatter(
                 x=list(own["narrow"]), y=list(own["general"]), mode="markers+text", name=name, legendgroup=name,
-                showlegend=name not in named, textposition=list(group["label_side"]), textfont={"size": 11, **({"color": NEUTRAL} if dim else {})},
-                text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" for row in records], 
+                showlegend=name not in named, textposition=[side or "top right" for side in group["label_side"]], textfont={"size": 11, **({"color": NEUTRAL} if dim else {})},
+                text=[f"{row['defense_label']}{FLAG if flagged(row) else ''}" if row["label_side"] else "" for row in records], 
                 marker={"opacity": opacity, "color": colors, "size": 11, "symbol": symbols(group), "line": {"width": 2, "color": colors}},
                 error_x=_bar(own, "narrow", faint(colors[0], opacity)), error_y=_bar(own, "general", faint(colors[0], opacity)),
                 customdata=[row.get("setting_key", "") for row in records],
@@ -134,6 +134,7 @@ def trade_off(
     figure.update_yaxes(title=_axis("General misalignment", general.axis))
     more = ["dim: dominated by another setting"] if len(settings) and settings["dominated_by"].ne("").any() else []
     more += ["hollow grey: published by others, other model and judge"] if len(foreign) else []
+    more += ["crowded marks: hover for their names"] if len(rows) and rows["label_side"].eq("").any() else []
     if rows.empty:
         return footnote(figure, foreign.assign(seeds=math.nan), [], below=80, more=more)
     return footnote(figure, rows, [general, narrow], below=80, more=more)
@@ -174,13 +175,14 @@ def _measured(table: pd.DataFrame | None, measure: Measure) -> pd.DataFrame:
 
 
 def _sides(x: list[float], y: list[float]) -> list[str]:
-    """Where each mark's label stands: marks close to one another take different corners."""
+    """Where each mark's label stands: marks close to one another take different corners; "" where all are taken, so that none is
+    printed over another (hovering names it)."""
     sides = ("top right", "bottom left", "top left", "bottom right")
     width, height = (max(values) - min(values) or 1.0 for values in (x, y))
     found: list[str] = []
     for i in range(len(x)):
         near = {found[j] for j in range(i) if abs(x[i] - x[j]) < 0.2 * width and abs(y[i] - y[j]) < 0.12 * height}
-        found.append(next((side for side in sides if side not in near), sides[0]))
+        found.append(next((side for side in sides if side not in near), ""))
     return found
 
 

@@ -16,6 +16,7 @@ from ema_core.files import read_json, write_json
 from ema_core.jobs import launch, queue
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings
+from ema_core.shared import allow, why_not
 
 UNDO_SECONDS = 3600.0
 """So long a cancellation is offered to be undone."""
@@ -32,9 +33,9 @@ class Cancelled:
 def cancel(job_ids: Iterable[str]) -> list[queue.Job]:
     """Take these waiting jobs out, with those that could not go on without them; returns all that went.
 
-    A run that was to be trained rests as ``paused``. What runs already is left alone.
+    A run that was to be trained rests as ``paused``. What runs already is left alone, and in a shared room what is somebody else's.
     """
-    known = {job.id: job for job in queue.jobs() if job.status == "queued"}
+    known = {job.id: job for job in queue.jobs() if job.status == "queued" and not why_not(job.owner)}
     chosen = _with_dependents(set(job_ids) & set(known), list(known.values()))
     gone = [job for job in known.values() if job.id in chosen and queue.cancel(job.id).status == "cancelled"]
     for job in gone:
@@ -56,7 +57,7 @@ def last() -> Cancelled | None:
         found = Cancelled(float(kept["time"]), [queue.Job.model_validate(job) for job in kept["jobs"]])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    left = [job for job in found.jobs if _can_return(job)]
+    left = [job for job in found.jobs if not why_not(job.owner) and _can_return(job)]
     return Cancelled(found.time, left) if left and time.time() - found.time < UNDO_SECONDS else None
 
 
@@ -70,6 +71,7 @@ def undo() -> list[queue.Job]:
     if found is None:
         raise EmaError("Nothing was cancelled in the last hour that could be put back.", "`ema queue list` shows what waits.")
     for job in found.jobs:
+        allow(job.owner)
         if job.kind == "train":
             RunDirectory.open(job.runs[0]).update(status=Status.QUEUED)
         queue.put_back(job)

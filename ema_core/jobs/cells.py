@@ -12,7 +12,10 @@ from ema_core.files import read_json
 from ema_core.jobs import launch, queue
 from ema_core.runs import RunDirectory, RunSpec, Status, run_ids
 from ema_core.settings import settings
+from ema_core.shared import why_not
 
+GOES_ON = (Status.DONE, Status.RUNNING, Status.QUEUED)
+"""Of somebody else's run: it need not be made again, nor does anybody have to bring it on."""
 Identity = tuple[str, int]
 """Setting and seed: two runs with the same are the same run, on whatever device."""
 
@@ -43,16 +46,21 @@ class Known:
 
     def find(self, spec: RunSpec, own: str | None = None) -> RunDirectory | None:
         """The run of this spec: a finished one, else ``own``, else one that is under way. Others that failed are not taken."""
-        runs = {run: run.state().status for run in self.runs.get(identity(spec), [])}
+        states = {run: run.state() for run in self.runs.get(identity(spec), [])}
+        runs = {run: state.status for run, state in states.items() if state.status in GOES_ON or not why_not(state.owner)}
         ranks = {run: rank for run, status in runs.items() if (rank := _rank(run, status, run.id == own)) is not None}
         return min(ranks, key=lambda run: (ranks[run], run.id)) if ranks else None
 
     def bring(self, run: RunDirectory, retry: bool = False) -> None:
         """Let it go on where it rests; a failed or stopped one with ``retry`` only. What cannot go on has failed, and says why."""
-        status = run.state().status
+        state = run.state()
+        status = state.status
         ended = (Status.FAILED, Status.STOPPED)
+        if why_not(state.owner):
+            return  # of a shared room: it goes on when its owner says so
         if run.id in self.training or status in (Status.DONE, Status.RUNNING) or (status in ended and not retry):
             return
+        queue.allow_more(1)  # that too many wait is no fault of the run
         try:
             self.training[run.id] = launch.resume(run)
         except EmaError as error:
@@ -75,7 +83,7 @@ class Known:
 
 
 def same_runs(spec: RunSpec) -> list[RunDirectory]:
-    """Runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
+    """One's own runs of this setting and seed, in whatever state, the newest first. ``spec`` as ``check`` returns it."""
     wanted, found = identity(spec), []
     for run_id in run_ids()[::-1]:
         run = RunDirectory(settings().runs / run_id)
@@ -84,7 +92,7 @@ def same_runs(spec: RunSpec) -> list[RunDirectory]:
                 found.append(run)
         except (OSError, EmaError):
             continue
-    return [run for run in found if "imported" not in run.state().found]
+    return [run for run in found if not ((state := run.state()).recorded or "imported" in state.found)]
 
 
 def _rank(run: RunDirectory, status: Status, own: bool) -> int | None:

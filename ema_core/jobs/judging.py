@@ -19,6 +19,7 @@ from ema_core.judging.judgment import Item, Progress, quiet
 from ema_core.judging.report import Estimate, Report
 from ema_core.runs import IMPORT, RunDirectory, answering_ids
 from ema_core.settings import settings
+from ema_core.shared.limits import check_usd
 from ema_core.store import Reader, refresh
 
 BLOCK = 500
@@ -253,6 +254,7 @@ def launch_judging(asked: Asked) -> queue.Job:
             "There is no answer that this judge has not judged.", "Sample answers first, or repeat it on purpose (repeat 2)."
         )
     if is_llm(asked.judge):
+        check_usd(asked.limit_usd)
         _llm(asked).server()
     waiting = [job for job in queue.jobs() if job.kind == "judge" and job.status in ("queued", "running")]
     same = [job for job in waiting if job.payload == asked.payload()]

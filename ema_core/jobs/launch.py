@@ -17,12 +17,15 @@ from ema_core.generation.engine import engine_status
 from ema_core.jobs import queue
 from ema_core.jobs.status import worker_status
 from ema_core.judging import is_llm, resolve
-from ema_core.models import EMBEDDED, adapters, find
+from ema_core.models import CATALOG, EMBEDDED, adapters, find
 from ema_core.personas import vector_id
 from ema_core.processes import end, spawn
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse, parse_defense
 from ema_core.settings import settings
+from ema_core.shared import acting_as, allow, exempt
+from ema_core.shared.limits import check_run, check_samples, check_usd
 from ema_core.training import check, inside
+from ema_core.training.estimate import estimate
 
 DEMO = {
     "demo: undefended": RunSpec(probes=Probes()),
@@ -37,6 +40,7 @@ def launch_run(spec: RunSpec, name: str = "", evaluate_after: bool = False) -> t
     Raises:
         EmaError: the spec cannot be run; nothing was made.
     """
+    queue.allow_more(1, int(evaluate_after))
     run, job = queue_run(check(spec, assets_first=True), name)
     if evaluate_after:
         preset = "paper" if spec.recipe.preset == "paper" else "demo"
@@ -48,11 +52,31 @@ def queue_run(spec: RunSpec, name: str = "") -> tuple[RunDirectory, queue.Job]:
     """A run of a spec that ``check`` returned, queued behind what it needs first.
 
     Raises:
-        EmaError: something is missing that no job can make; nothing was made.
+        EmaError: something is missing that no job can make, or it is more than the acting person may ask for; nothing was made.
     """
+    seconds = within_limits(spec)
+    queue.allow_more(1)
     first = [job.id for job in make_assets(spec)]
     run = RunDirectory.create(spec, name)
-    return run, queue.enqueue("train", {"runs": [run.id]}, first)
+    return run, queue.enqueue("train", {"runs": [run.id]}, first, seconds)
+
+
+def within_limits(spec: RunSpec) -> float:
+    """The seconds that a participant's run takes by its estimate; 0 of others', which have no limits.
+
+    Raises:
+        EmaError: it is more than a participant of a shared room may ask for, or of a model that is not on this machine.
+    """
+    allow()
+    if exempt():
+        return 0.0
+    found = estimate(spec)
+    check_run(found.steps, spec.recipe.batch_size, spec.recipe.max_length)
+    if spec.model != EMBEDDED and not (spec.model in CATALOG and find(spec.model).ready):
+        raise EmaError(
+            f"The model {spec.model} is not among those of this room.", "Take one that is on this machine, or ask the instructor."
+        )
+    return found.seconds
 
 
 def make_assets(spec: RunSpec) -> list[queue.Job]:
@@ -74,6 +98,10 @@ def queue_assets(missing: Sequence[Asset]) -> list[queue.Job]:
     for asset in missing:
         if asset.job is None:
             raise EmaError(f"{asset.title} is missing.", asset.hint)
+        if asset.job == "train":
+            within_limits(check(RunSpec.model_validate(asset.payload["spec"]), assets_first=True))
+    trains = sum(asset.job == "train" for asset in missing)
+    queue.allow_more(trains, len(missing) - trains)
     for asset in missing:
         if asset.job == "train":
             made.append(_train_first(asset))
@@ -124,6 +152,7 @@ def launch_inside(run_ids: Sequence[str]) -> queue.Job:
 
 def launch_demo() -> list[RunDirectory]:
     """Queue the demo: all its runs are trained first, then evaluated."""
+    queue.allow_more(len(DEMO), len(DEMO))
     runs = [launch_run(spec, name)[0] for name, spec in DEMO.items()]
     for run in runs:
         launch_evaluation([run.id], unfinished=True)
@@ -150,6 +179,8 @@ def launch_evaluation(
         for suite in suites:
             load_suite(suite, run.spec.dataset)
     resolve(judge)
+    if is_llm(judge):
+        check_usd(limit_usd)
     asked = [eval_specs(suites or suites_of(run.spec.dataset), samples, preset, judge, dataset=run.spec.dataset) for run in runs]
     specs = asked[0]
     if any(other != specs for other in asked):
@@ -158,6 +189,8 @@ def launch_evaluation(
             "Evaluate the runs of each data set by themselves.",
         )
     specs = [spec.model_copy(update={"step": step}) for spec in specs]
+    for spec in specs:
+        check_samples(spec.samples)
     payload = {"runs": [run.id for run in runs], "specs": [spec.model_dump(mode="json") for spec in specs], "curve": curve}
     payload |= {} if limit_usd is None else {"limit_usd": limit_usd}
     return queue.enqueue("evaluate", payload)
@@ -190,9 +223,10 @@ def request(run: RunDirectory, what: str) -> Status:
     after training (SafeLoRA), that needs the model: the run is queued once more, and ends as soon as it is loaded.
 
     Raises:
-        EmaError: it is not running or waiting (or, to be stopped, paused or interrupted).
+        EmaError: it is not running or waiting (or, to be stopped, paused or interrupted), or it is somebody else's.
     """
     state = run.state()
+    allow(state.owner)
     rests = (Status.PAUSED, Status.INTERRUPTED) if what == "stop" else ()
     if not (state.status.active or state.status in rests):
         raise EmaError(f"The run {run.id} is {state.status}; there is nothing to {what}.", "`ema runs list` shows what runs.")
@@ -230,10 +264,11 @@ def resume(run: RunDirectory) -> queue.Job:
     """Queue a paused, stopped, failed or interrupted run again; it goes on from its last checkpoint.
 
     Raises:
-        EmaError: it is done, or at work already.
+        EmaError: it is done, or at work already, or somebody else's.
     """
     state = run.state()
     _not_recorded(run)
+    allow(state.owner)
     if job := train_job(run):
         return job
     if not state.status.resumable and state.status is not Status.QUEUED:
@@ -271,8 +306,9 @@ def delete(run: RunDirectory) -> None:
     """Delete a run and its waiting jobs.
 
     Raises:
-        EmaError: it is being trained or evaluated.
+        EmaError: it is being trained or evaluated, or somebody else's.
     """
+    allow(run.state().owner)
     if worker_status().alive and any(
         job.status == "running" and job.kind == "evaluate" and run.id in job.runs for job in queue.jobs()
     ):
@@ -296,16 +332,19 @@ def remove_recorded(name: str) -> int:
 
 def prepare_embedded() -> queue.Job | None:
     """Queue the embedded model's preparation where it is missing and not under way."""
+    allow()
     if find(EMBEDDED).ready:
         return None
     for job in queue.jobs():
         if job.kind == "prepare" and job.status in ("queued", "running"):
             return job
-    return queue.to_front(queue.enqueue("prepare", {"model": EMBEDDED}).id)
+    with acting_as(None):  # it is for all
+        return queue.to_front(queue.enqueue("prepare", {"model": EMBEDDED}).id)
 
 
 def start_worker() -> int:
     """Start a worker in a process session of its own, or adopt the one that lives. Returns its process id."""
+    allow()
     status = worker_status()
     if status.alive and status.pid:
         return status.pid

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +16,11 @@ from pydantic import BaseModel, Field
 
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
+from ema_core.jobs import fair
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings, writable
+from ema_core.shared import allow, current, exempt, owner, room
+from ema_core.shared.limits import check_waiting
 
 Kind = Literal["prepare", "train", "evaluate", "persona", "gap", "substitute-base", "judge", "inside"]
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -24,7 +29,11 @@ RANK_STEP = 1e-3
 
 
 class Job(BaseModel):
-    """``share`` (0 to 1) and ``activity`` say how far it is; ``rank`` orders the queue, ``after`` names jobs that come first."""
+    """``share`` (0 to 1) and ``activity`` say how far it is; ``rank`` orders the queue, ``after`` names jobs that come first.
+
+    ``owner`` is who queued it in a shared room ("": nobody in particular), between whom ``fair`` decides; ``first``: it was moved before
+    everybody's. ``seconds`` is what it was estimated to take, 0 where that is not known.
+    """
 
     id: str
     kind: Kind
@@ -40,6 +49,9 @@ class Job(BaseModel):
     hint: str = ""
     cancel: bool = False
     after: list[str] = Field(default_factory=list)
+    owner: str = ""
+    first: bool = False
+    seconds: float = 0.0
 
     @property
     def runs(self) -> list[str]:
@@ -63,14 +75,34 @@ def _write(job: Job) -> Job:
 
 
 def jobs() -> list[Job]:
-    """Every job, in the order in which they run; ended ones keep their place."""
+    """Every job, in the order in which they run; ended ones keep their place. Where several people wait, what runs stands before what
+    waits, and that as ``fair`` will take it."""
+    found = _by_rank()
+    if len({job.owner for job in found if job.status in ("queued", "running")}) < 2:
+        return found
+    rest = [job for job in found if job.status not in ("queued", "running")]
+    running = [job for job in found if job.status == "running"]
+    return rest + running + [place.job for place in fair.in_order(found)]
+
+
+def _by_rank() -> list[Job]:
     found = []
-    for path in folder().glob("*.json"):
+    try:
+        entries = [(entry.path, entry.stat()) for entry in os.scandir(folder()) if entry.name.endswith(".json")]
+    except OSError:
+        return []
+    for path, stat in entries:
         try:
-            found.append(Job.model_validate(read_json(path)))
+            found.append(_read(path, stat.st_mtime_ns, stat.st_ino))
         except (ValueError, OSError):
             continue  # torn by a full disk, or just taken away
     return sorted(found, key=lambda job: (job.rank, job.id))
+
+
+@lru_cache(maxsize=4096)
+def _read(path: str, version: int, inode: int) -> Job:
+    """A job's file, which is only ever replaced: thirty browsers ask every second."""
+    return Job.model_validate(read_json(Path(path)))
 
 
 def get(job_id: str) -> Job:
@@ -93,12 +125,30 @@ def found(job_id: str) -> Job | None:
         return None
 
 
-def enqueue(kind: Kind, payload: dict[str, Any], after: Sequence[str] = ()) -> Job:
-    """Add a job at the end of the queue; it waits for the jobs ``after``, and fails if one of them does."""
+def allow_more(runs: int = 0, others: int = 0) -> None:
+    """Ask before several are queued, so that not half of them are.
+
+    Raises:
+        EmaError: who acts may start nothing, or not have as many waiting.
+    """
+    allow()
+    if not exempt():
+        waiting = [job.kind for job in _by_rank() if job.status == "queued" and job.owner == owner()]
+        trains = waiting.count("train")
+        check_waiting(runs, others, trains, len(waiting) - trains)
+
+
+def enqueue(kind: Kind, payload: dict[str, Any], after: Sequence[str] = (), seconds: float = 0.0) -> Job:
+    """Add a job at the end of the queue; it waits for the jobs ``after``, and fails if one of them does.
+
+    Raises:
+        EmaError: who acts may start nothing, or not have more waiting.
+    """
+    allow_more(*((1, 0) if kind == "train" else (0, 1)))
     now = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     name = f"{stamp}-{kind}-{random.SystemRandom().randrange(16**5):05x}"
-    job = Job(id=name, kind=kind, payload=payload, rank=now, created=now, after=list(after))
+    job = Job(id=name, kind=kind, payload=payload, rank=now, created=now, after=list(after), owner=owner(), seconds=seconds)
     with _locked():
         return _write(job)
 
@@ -110,38 +160,67 @@ def change(job_id: str, **changes: Any) -> Job:
 
 
 def cancel(job_id: str) -> Job:
-    """Take a waiting job out of the queue, or ask a running one to end."""
+    """Take a waiting job out of the queue, or ask a running one to end.
+
+    Raises:
+        EmaError: it is not the acting person's.
+    """
     with _locked():
         job = get(job_id)
+        allow(job.owner)
         if job.status == "queued":
             return _write(job.model_copy(update={"status": "cancelled", "finished": time.time()}))
         return _write(job.model_copy(update={"cancel": True})) if job.status == "running" else job
 
 
 def put_back(job: Job) -> Job:
-    """Queue a cancelled job again, at its old place."""
+    """Queue a cancelled job again, at its old place.
+
+    Raises:
+        EmaError: it is not the acting person's, or more would wait than may.
+    """
+    allow(job.owner)
+    allow_more(*((1, 0) if job.kind == "train" else (0, 1)))
     with _locked():
         return _write(job.model_copy(update={"status": "queued", "finished": None, "cancel": False, "activity": ""}))
 
 
 def to_front(job_id: str) -> Job:
-    """Let a waiting job run next."""
+    """Let a waiting job run next; a participant's next of their own, in the places that these have.
+
+    Raises:
+        EmaError: it is not the acting person's.
+    """
     with _locked():
-        first = min((job.rank for job in jobs() if job.status == "queued"), default=0.0)
-        return _write(get(job_id).model_copy(update={"rank": first - 1}))
+        job = get(job_id)
+        allow(job.owner)
+        waiting = [other for other in _by_rank() if other.status == "queued"]
+        if exempt():
+            first = min((other.rank for other in waiting), default=0.0)
+            return _write(job.model_copy(update={"rank": first - 1, "first": current() is not None}))
+        own = [other for other in waiting if other.owner == job.owner]
+        ranks = [other.rank for other in own]
+        for other, rank in zip([job, *(other for other in own if other.id != job.id)], ranks, strict=False):
+            _write(other.model_copy(update={"rank": rank}))
+        return get(job_id)
 
 
 Move = Literal["up", "down", "first", "last"]
 
 
 def move(job_id: str, where: Move) -> Job:
-    """Give a waiting job another place among the waiting ones; where it has that place already nothing changes.
+    """Give a waiting job another place among the waiting ones, in a shared room among its owner's; where it has that place already
+    nothing changes.
 
     Raises:
-        EmaError: there is no such job, or it does not wait any more.
+        EmaError: there is no such job, it does not wait any more, or it is not the acting person's.
     """
+    if where == "first" and current() is not None:
+        return to_front(job_id)
     with _locked():
-        waiting = [job for job in jobs() if job.status == "queued"]
+        asked = get(job_id)
+        allow(asked.owner)
+        waiting = [job for job in _by_rank() if job.status == "queued" and (exempt() or job.owner == asked.owner)]
         old = next((place for place, job in enumerate(waiting) if job.id == job_id), None)
         if old is None:
             raise EmaError(f"The job {job_id} is {get(job_id).status}; only waiting jobs have a place in the queue.")
@@ -194,24 +273,27 @@ def waits_for(job: Job) -> list[str]:
 
 
 def claim() -> Job | None:
-    """The next job that need not wait, now ``running``. Only the holder of the worker's lock calls this."""
+    """The next job that need not wait (``fair``), now ``running``; none while the room's queue is paused. Only the holder of the worker's
+    lock calls this."""
+    if room.paused():
+        return None
     with _locked():
-        known = jobs()
+        known = _by_rank()
         _clear(known)
-        for job in known:
-            if job.status != "queued":
-                continue
-            try:
-                if not waits_for(job):
-                    return _write(
-                        job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""})
-                    )
-            except EmaError as error:
-                _write(
-                    job.model_copy(update={"status": "failed", "finished": time.time(), "error": error.message, "hint": error.hint})
-                )
-                run_never_began(job, error)
-    return None
+        job = fair.choose(known, _ready)
+        if job is None:
+            return None
+        return _write(job.model_copy(update={"status": "running", "started": time.time(), "share": 0.0, "activity": ""}))
+
+
+def _ready(job: Job) -> bool:
+    """Need it not wait? One whose forerunner failed fails here, too."""
+    try:
+        return not waits_for(job)
+    except EmaError as error:
+        _write(job.model_copy(update={"status": "failed", "finished": time.time(), "error": error.message, "hint": error.hint}))
+        run_never_began(job, error)
+        return False
 
 
 def _clear(known: Sequence[Job]) -> None:

@@ -8,7 +8,7 @@ from ema_core import datasets
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import RECORDED_HINT
 from ema_core.evaluation.measured import BENIGN_TASK as TASK
-from ema_core.jobs import launch
+from ema_core.jobs import launch, queue
 from ema_core.jobs.cells import Known, identity, queue_evaluations
 from ema_core.jobs.queue import Job
 from ema_core.runs import RunDirectory, RunSpec, Status
@@ -47,6 +47,10 @@ def complete(which: str, task: str = TASK) -> Completion:
     runs = _members(which, known)
     specs = {run.id: check(siblings_of(run.spec, task), assets_first=True) for run in runs}
     asked = launch.eval_specs([SUITE], None, "demo", "probe", dataset=task)
+    missing = [spec for spec in specs.values() if known.find(spec) is None]
+    for spec in missing:
+        launch.within_limits(spec)
+    queue.allow_more(len(missing), 1)
     siblings, made = {}, []
     for run_id, spec in specs.items():
         sibling = known.find(spec)

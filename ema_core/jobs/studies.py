@@ -22,9 +22,11 @@ from ema_core.files import read_json, write_atomic, write_json
 from ema_core.jobs import launch, queue
 from ema_core.jobs.cells import Identity, Known, identity, queue_evaluations
 from ema_core.jobs.siblings import SUITE, siblings_of
-from ema_core.judging import resolve
+from ema_core.judging import is_llm, resolve
 from ema_core.runs import MANY_RUNS, RunDirectory, RunSpec, Status, StudySpec
 from ema_core.settings import settings, writable
+from ema_core.shared import allow, owner, why_not
+from ema_core.shared.limits import check_samples, check_usd
 from ema_core.training import check
 from ema_core.training.estimate import Estimate, estimate
 
@@ -214,6 +216,8 @@ def start(spec: StudySpec, *, confirmed: bool = False, retry: bool = False, skip
             f"This study comes to {count:,} runs, more than {MANY_RUNS:,}.",
             "Add --yes if that is meant, or take fewer strengths or seeds.",
         )
+    allow()
+    spec = _own_name(spec)
     writable(folder(spec.id))
     with FileLock(folder(spec.id) / ".lock"):
         known = Known()
@@ -222,6 +226,9 @@ def start(spec: StudySpec, *, confirmed: bool = False, retry: bool = False, skip
             raise EmaError(_refusal(todo), "Mend or take out these cells, or add --skip-invalid to do the others.")
         if not todo.specs:
             raise EmaError("No cell of this study can be run.", _refusal(todo))
+        _within_limits(spec, todo)
+        if owner() and not (folder(spec.id) / "owner").exists():
+            write_atomic(folder(spec.id) / "owner", owner())
         if not (folder(spec.id) / "spec.toml").exists():
             write_atomic(folder(spec.id) / "spec.toml", spec.to_toml())
         record = _Record(spec, todo)
@@ -236,6 +243,37 @@ def start(spec: StudySpec, *, confirmed: bool = False, retry: bool = False, skip
         finally:
             record.write()
     return spec.id
+
+
+def owner_of(study_id: str) -> str:
+    """Whose study it is in a shared room; "": nobody's in particular."""
+    try:
+        return (folder(study_id) / "owner").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _own_name(spec: StudySpec) -> StudySpec:
+    """In a shared room thirty people press the same button: whose is not the first one gets a study of their own; runs that are there are
+    taken, whoever made them."""
+    if (folder(spec.id) / "spec.toml").exists() and why_not(owner_of(spec.id)):
+        return spec.model_copy(update={"name": f"{spec.name[: 77 - len(owner())]} ({owner()})"})
+    return spec
+
+
+def _within_limits(spec: StudySpec, todo: Plan) -> None:
+    """Raises:
+    EmaError: it is more than the acting person may ask for; nothing was queued.
+    """
+    for one in {todo.specs[cell.number].setting.key: todo.specs[cell.number] for cell in todo.new}.values():
+        launch.within_limits(one)
+    groups = {(cell.model, cell.dataset, cell.task) for cell in todo.cells if cell.number in todo.specs}
+    for _, dataset, task in groups:
+        for asked in evaluations(spec, task, dataset):
+            check_samples(asked.samples)
+            if is_llm(asked.judge):
+                check_usd(None)
+    queue.allow_more(len(todo.new), len(groups))
 
 
 def _refusal(todo: Plan) -> str:
@@ -315,11 +353,12 @@ def cancel(study_id: str) -> int:
 
     Runs that another open evaluation waits for stay.
     """
+    allow(owner_of(study_id))
     runs = {cell.run for cell in recorded_cells(study_id) if cell.run}
     waiting = [job for job in queue.jobs() if job.status == "queued"]
     mine = [job for job in waiting if job.kind == "evaluate" and job.payload.get("study") == study_id]
     others = {run for job in waiting if job.kind == "evaluate" and job not in mine for run in job.runs}
-    trains = [job for job in waiting if job.kind == "train" and set(job.runs) <= runs - others]
+    trains = [job for job in waiting if job.kind == "train" and set(job.runs) <= runs - others and not why_not(job.owner)]
     for job in trains:
         with suppress(EmaError):
             launch.request(RunDirectory.open(job.runs[0]), "pause")
@@ -334,7 +373,7 @@ def _cancel_unneeded(names: set[str]) -> int:
     while names:
         waiting = {job.id: job for job in queue.jobs() if job.status == "queued"}
         needed = {name for job in waiting.values() for name in job.after}
-        free = [waiting[name] for name in names if name in waiting and name not in needed]
+        free = [waiting[name] for name in names if name in waiting and name not in needed and not why_not(waiting[name].owner)]
         names = {name for job in free for name in job.after}
         for job in free:
             queue.cancel(job.id)

@@ -182,7 +182,8 @@ class Worker:
         if state.status is Status.PAUSED:
             queue.change(job.id, status="cancelled", activity="paused", finished=time.time())
         else:
-            inside.measure_after_training(run, loaded, lambda share, what: progress(1.0, what))
+            if settings().inside:
+                inside.measure_after_training(run, loaded, lambda share, what: progress(1.0, what))
             self._finish(job)
 
     def _inside(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:

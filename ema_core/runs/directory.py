@@ -20,6 +20,7 @@ from ema_core.files import append_line, disk_errors, read_json, read_lines, sha2
 from ema_core.runs.spec import RunSpec
 from ema_core.runs.state import RunState, Status
 from ema_core.settings import settings, writable
+from ema_core.shared import owner
 
 Request = Literal["pause", "stop"]
 BASE = "base-"
@@ -81,7 +82,9 @@ class RunDirectory:
                 continue
         now = time.time()
         try:
-            write_json(run.path / "state.json", RunState(created=now, updated=now, name=name).model_dump(mode="json"))
+            write_json(
+                run.path / "state.json", RunState(created=now, updated=now, name=name, owner=owner()).model_dump(mode="json")
+            )
             write_atomic(run.path / "spec.json", spec.to_json() + "\n")
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)  # half a run could neither be resumed nor read

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ema_core.errors import EmaError
 from ema_core.files import read_json, write_json
 from ema_core.runs.directory import RunDirectory
+from ema_core.shared import allow
 
 LABEL = "label.json"
 MAX_NAME, MAX_TAG, MAX_TAGS, MAX_NOTE = 80, 40, 20, 10_000
@@ -35,8 +36,9 @@ def write_label(run: RunDirectory, *, name: str | None = None, tags: Iterable[st
     """Change what is given; the rest stays as it is.
 
     Raises:
-        EmaError: too long, too many tags, or the folder cannot be written.
+        EmaError: too long, too many tags, somebody else's run, or the folder cannot be written.
     """
+    allow(run.state().owner)
     changes: dict[str, object] = {"updated": time.time()}
     if name is not None:
         changes["name"] = _short(" ".join(name.split()), MAX_NAME, "name")

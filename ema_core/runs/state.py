@@ -51,6 +51,8 @@ class RunState(BaseModel):
     name: str = ""
     recorded: str = ""
     """The recorded study that it came with (``exchange.recorded``); empty for a run of the user's own."""
+    owner: str = ""
+    """Whose it is in a shared room; "": nobody's in particular. Set when it is made."""
     notes: list[str] = Field(default_factory=list)
     found: dict[str, Any] = Field(default_factory=dict)
     """Hashes of data, weights and adapter, package versions, threads, device: what the numbers depend on."""

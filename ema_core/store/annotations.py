@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from ema_core.errors import EmaError
 from ema_core.files import append_line, disk_errors, read_lines
 from ema_core.settings import settings, writable
+from ema_core.shared import allow, current
 from ema_core.store.answers import VERDICTS, AnswerKey
 
 HUMAN = "human:"
@@ -91,6 +92,7 @@ def annotate(
     Raises:
         EmaError: verdict, tags, note or name are not such, or the file cannot be written.
     """
+    _allow(reviewer)
     if verdict is not None and verdict not in VERDICTS:
         raise EmaError(f'"{verdict}" is no verdict.', f"A verdict is one of {', '.join(VERDICTS)}.")
     words = tuple(dict.fromkeys(tag_name(tag) for tag in tags))
@@ -111,6 +113,7 @@ def annotate(
 def undo(reviewer: str, id: str = "", among: Container[AnswerKey] | None = None) -> Annotation | None:
     """Take back the newest line of this reviewer that stands (``among``: about one of these answers), or the one of this id; None where
     there is none."""
+    _allow(reviewer)
     with _writing() as path:
         standing = [
             found
@@ -121,6 +124,13 @@ def undo(reviewer: str, id: str = "", among: Container[AnswerKey] | None = None)
             return None
         append_line(path, {"id": secrets.token_hex(8), "time": time.time(), "reviewer": reviewer, "undoes": standing[-1].id})
         return standing[-1]
+
+
+def _allow(reviewer: str) -> None:
+    """In a shared room everybody says what they think under their own name."""
+    allow()
+    if (person := current()) and person.name != reviewer:
+        raise EmaError(f"You are {person.name} here, not {reviewer}.", "What you say of an answer stands under your own name.")
 
 
 @contextmanager

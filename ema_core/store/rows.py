@@ -159,6 +159,7 @@ def _run_row(run: RunDirectory) -> Row:
         "name": label.name,
         "tags": json.dumps(label.tags, ensure_ascii=False),
         "note": label.note,
+        "owner": state.owner,
         "attempt": state.attempt,
         "error": error,
         "adapter_hash": found.get("adapter_hash"),

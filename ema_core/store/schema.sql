@@ -14,6 +14,7 @@ CREATE TABLE runs (
     status VARCHAR, step BIGINT, total_steps BIGINT, created DOUBLE, seconds DOUBLE, name VARCHAR,
     tags VARCHAR, -- JSON
     note VARCHAR, attempt BIGINT,
+    owner VARCHAR, -- whose it is in a shared room; '' where nobody's in particular
     error VARCHAR, adapter_hash VARCHAR, weights_hash VARCHAR, device VARCHAR
 );
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ema_core.datasets.catalog import BUILT_IN
 from ema_core.errors import EmaError
-from ema_core.evaluation.measured import BENIGN_TASK, Frames, Study, rate_over
+from ema_core.evaluation.measured import BENIGN_TASK, Frames, Study, rate_over, recorded_as
 from ema_core.evaluation.metrics import Estimate
 from ema_core.evaluation.scorecard import measured_of, setting_table
 from ema_core.judging import is_misaligned, own
@@ -31,6 +31,7 @@ class Facts:
         texts: what stands for the names in braces; not escaped.
         numbers: what can be read off a page, by name.
         settings: the settings by defense label, by the alphabet; ``asked``: of those asked for by name, the right ones.
+        recorded: the recorded study that these runs came with; "" for runs made here.
         truths: what the data decide, by name.
         links: the query of each state in which a page is opened.
     """
@@ -39,7 +40,7 @@ class Facts:
     undefended: tuple[str, ...]
     table: pd.DataFrame
     judge: str
-    recorded: bool
+    recorded: str
     texts: dict[str, str]
     numbers: dict[str, float]
     settings: tuple[str, ...]
@@ -52,12 +53,11 @@ def study_of(runs: pd.DataFrame) -> tuple[str, ...]:
     """The runs that the tour speaks of: one model, data set and recipe with an undefended run and a defended one, all done. Recorded ones
     come first, then those with most settings; () where there are none."""
     own_runs = runs[runs["kind"].eq("run") & runs["status"].eq("done") & runs["dataset"].ne(BENIGN_TASK)]
-    by = [*GROUP, *(["recorded"] if "recorded" in own_runs else [])]
     best: tuple[tuple[Any, ...], tuple[str, ...]] = ((), ())
-    for _, group in own_runs.groupby(by, sort=False, dropna=False):
+    for _, group in own_runs.groupby(GROUP, sort=False):
         plain = group["defense_label"].eq("none")
         if plain.any() and not plain.all():
-            rank = (bool(_first(group, "recorded")), group["setting_key"].nunique(), len(group), str(group["run_id"].max()))
+            rank = (bool(recorded_as(group.iloc[0])), group["setting_key"].nunique(), len(group), str(group["run_id"].max()))
             best = max(best, (rank, tuple(sorted(group["run_id"]))))
     return best[1]
 
@@ -103,11 +103,17 @@ def facts_of(run_ids: Sequence[str], frames: Frames, judge: str) -> Facts:
     judged = rate_over(measured_of(study, study.seeds(runs[runs["run_id"].isin(undefended)]))["answers"], "misaligned")
     _add_judge(judged, judge, texts, numbers, truths)
     same = table["general_margin"].round(2).eq(round(float(lowest["general_margin"]), 2))
-    where = {"dataset": str(run["dataset"]), "model": str(run["model"]), "judge": judge}
+    recorded = recorded_as(runs.iloc[0])
+    where = {
+        "dataset": str(run["dataset"]),
+        "model": str(run["model"]),
+        "judge": judge,
+        **({"origin": f"recorded: {recorded}"} if recorded else {}),
+    }
     answers = {"setting": str(none["setting_key"]), "suite": "general", "judge": judge}
     return Facts(
         runs=tuple(run_ids), undefended=undefended, table=table, judge=judge,
-        recorded=bool(_first(runs, "recorded")), texts=texts, numbers=numbers, truths=truths,
+        recorded=recorded, texts=texts, numbers=numbers, truths=truths,
         settings=tuple(sorted(table["defense_label"], key=lambda label: (label != "none", label))),
         asked={"lowest": tuple(table.loc[same, "defense_label"])},
         links={
@@ -180,11 +186,6 @@ def _limit(evals: pd.DataFrame, run_ids: tuple[str, ...]) -> str:
     found = evals[evals["run_id"].isin(run_ids) & evals["suite"].eq("general") & evals["step"].isna() & evals["samples"].gt(0)]
     found = found["max_tokens"].dropna()
     return " or ".join(f"{value:.0f}" for value in sorted(found.unique())) or "some"
-
-
-def _first(frame: pd.DataFrame, column: str) -> object:
-    """A column's first value, None where an index has no such column."""
-    return frame[column].iloc[0] if column in frame and len(frame) else None
 
 
 def labels_and_scores(judge: str) -> pd.DataFrame:

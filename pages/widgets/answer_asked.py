@@ -15,6 +15,7 @@ import streamlit as st
 from ema_core.errors import EmaError
 from ema_core.evaluation.suites import KEPT, SUITES
 from ema_core.runs import RunDirectory
+from ema_core.shared import current
 from ema_core.store import (
     ANNOTATED,
     HUMAN,
@@ -175,6 +176,8 @@ def _run_id(text: str) -> str:
 def reviewer() -> str:
     """Who reviews here: as the session knows, else (after a reload) the address; "" = not said yet. A blind review's address is for
     sharing, so a name in it is nobody's."""
+    if (person := current()) is not None:  # of a shared room
+        return "" if person.role == "viewer" else person.name
     with contextlib.suppress(EmaError):
         return reviewer_name(str(st.session_state.get("reviewer", "")) or ("" if parameter("blind") else parameter("reviewer")))
     return ""

@@ -9,9 +9,11 @@ from pathlib import Path
 import streamlit as st
 
 from ema_core.errors import EmaError
+from ema_core.shared import current
 from ema_core.store import VERDICTS, Annotation, AnswerKey, annotate, reviewer_name, undo
 from pages.widgets.answer_asked import anew, key_of, parameter, reviewer
 from pages.widgets.chrome import ago, in_words, notices, plain, reader
+from pages.widgets.person import no_start
 
 KEYS = {name: str(number) for number, name in enumerate(VERDICTS, 1)}
 _keys = st.components.v2.component(
@@ -33,7 +35,10 @@ def verdict_bar(key: AnswerKey, on: Move, blind: bool = False) -> None:
         notices("review")
         me = reviewer()
         if not me:
-            _name()
+            if no_start():
+                st.caption(no_start())
+            else:
+                _name()
             return
         mine = _mine(key, me)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="review-verdicts"):
@@ -58,7 +63,8 @@ def notes_bar(
         _more(key, me, mine, blind)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="review-me"):
             st.caption(f"Reviewing as **{plain(me)}**" + (f" · said {ago(mine.time)}" if mine else ""), width="stretch")
-            st.button("Other name", key="review-rename", type="tertiary", on_click=_rename)
+            if current() is None:
+                st.button("Other name", key="review-rename", type="tertiary", on_click=_rename)
             st.button(
                 "Undo", key="review-undo", shortcut="U", type="tertiary", icon=":material/undo:", on_click=_undo, args=(me, opened, among),
                 help="Takes back the last thing that you said, "

@@ -7,10 +7,12 @@ from typing import Any
 import streamlit as st
 
 from ema_core.jobs import launch
+from ema_core.jobs.cells import has_adapter
 from ema_core.runs import RunDirectory
 from ema_core.training.best import best_state
 from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, notices, plain
+from pages.widgets.recorded import BARE
 from pages.widgets.run_picker import newest_first
 
 HELP = """Of the states that were both probed and kept (a checkpoint, or the end), the one with the highest in-domain margin among those \
@@ -32,6 +34,9 @@ def best_part(run: RunDirectory, looks: list[dict[str, Any]]) -> None:
         st.text(found.words)
         model = found.model(run.id)
         if model is None:
+            return
+        if not has_adapter(run):
+            st.caption(BARE if run.state().recorded else "Its adapter is not here, so it cannot be asked.")
             return
         with st.container(horizontal=True):
             others = [run_id for run_id in newest_first() if run_id != run.id]

@@ -10,6 +10,7 @@ from ema_core.chats.export import export
 from ema_core.chats.keep import LONGEST_NAME, keep, names_of
 from ema_core.chats.view import Chat
 from ema_core.generation.engine import Capabilities
+from ema_core.shared import why_not
 from pages.widgets import chat_columns, chat_models
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, notices, plain, show_error
@@ -25,11 +26,13 @@ EXPORTS = {
 def actions(chat: Chat, able: Capabilities) -> None:
     """What can be done with all columns of the newest question."""
     st.divider()
-    busy = chat.in_flight
+    busy, others = chat.in_flight, why_not(chat.owner)
     judging = broker.judging(chat.id)
     st.markdown(f"**Question {chat.turns[-1].number}**")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if busy:
+        if others:
+            pass
+        elif busy:
             st.button(
                 "Stop all", icon=":material/stop_circle:", key="chat-stop", on_click=act, args=(broker.stop, chat.id), kwargs={"slot": "chat"},
                 help="What is there stays.",
@@ -40,7 +43,9 @@ def actions(chat: Chat, able: Capabilities) -> None:
                 kwargs={"slot": "chat"}, help="All of them anew, with one other seed. The old answers stay in the chat's file.",
             )  # fmt: skip
         why = (
-            able.why_not
+            others
+            if others
+            else able.why_not
             if not able.judge
             else "Wait until all have answered."
             if busy
@@ -57,8 +62,8 @@ def actions(chat: Chat, able: Capabilities) -> None:
         _keeping(chat, busy)
         _exporting(chat, busy)
         st.button(
-            "Delete", icon=":material/delete:", key="chat-delete", on_click=act, args=(_delete, chat.id), kwargs={"slot": "chat"}, disabled=busy,
-            help="Wait until all have answered." if busy else f"The whole chat. It can be had back for {log.DELETED_DAYS} days; what was kept on Samples stays.",
+            "Delete", icon=":material/delete:", key="chat-delete", on_click=act, args=(_delete, chat.id), kwargs={"slot": "chat"}, disabled=busy or bool(others),
+            help=plain(others) or "Wait until all have answered." if busy or others else f"The whole chat. It can be had back for {log.DELETED_DAYS} days; what was kept on Samples stays.",
         )  # fmt: skip
     notices("chat")
     if trouble := broker.trouble(chat.id):

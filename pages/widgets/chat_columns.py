@@ -11,6 +11,7 @@ from ema_core.chats.view import COMPLETE, Answers, Chat, Sample, Turn
 from ema_core.evaluation.metrics import LEVEL, MIN_SCORED, clopper_pearson
 from ema_core.generation.model_id import ModelId, base_model, is_base
 from ema_core.judging import COHERENT_ABOVE, MISALIGNED_BELOW, is_incoherent, is_misaligned
+from ema_core.shared import why_not
 from pages.widgets import chat_grid, chat_tokens
 from pages.widgets.chat_models import label
 from pages.widgets.chrome import Color, act, duration, errors, plain
@@ -84,7 +85,7 @@ def head(chat: Chat, turn: Turn, model: str, answers: Answers | None, place: int
         )
     with st.container(horizontal=True, wrap=False, gap="xsmall", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")
-        if live and answers:
+        if live and answers and not why_not(chat.owner):
             _button(chat, answers, place)
     st.caption(plain(" · ".join(facts)))
     if answers:

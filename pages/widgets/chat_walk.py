@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -12,7 +13,7 @@ from ema_core.chats.view import Chat, Turn, Walk
 from ema_core.chats.walk import Stop
 from ema_core.errors import EmaError
 from ema_core.figures import QUANTITIES
-from ema_core.figures.walk import value_at, walk_traces
+from ema_core.figures.walk import measured, walk_traces
 from ema_core.generation.engine import MOST_COLUMNS
 from ema_core.generation.model_id import ModelId, is_base
 from ema_core.runs import RunDirectory
@@ -236,10 +237,25 @@ def _curve(run_id: str, stop: Stop, key: str) -> None:
         ) or known[0]  # fmt: skip
     traces = walk_traces(tables[shown], shown, stop.place)  # type: ignore[arg-type]
     live_curve(traces, key=f"walk-curve-{key}", view=shown, y_title=QUANTITIES[shown].split(" (")[0], height=220, raw=shown == "ce")
-    value = value_at(traces[0], traces[1]["x"][0])
-    unit = "nats a token over the base, live probes on general pairs" if shown == "general" else "nats a response token, smoothed"
-    at = "before the first step" if value is None else f"{value:.2f} {unit}"
-    st.caption(plain(f"The dotted line is the answer shown: {stop.label}; {TITLES[shown].lower()} {at}."))
+    st.caption(plain(f"The dotted line is the answer shown: {stop.label}; {_there(traces, shown)}."))
+
+
+def _there(traces: list[dict[str, Any]], shown: str) -> str:
+    """What the curve says at the answer's own step; nothing is read off between two measurements."""
+    curve, name = traces[0], TITLES[shown].lower()
+    found = measured(curve, traces[1]["x"][0])
+    if found is None and shown == "general":
+        return f"the {name} was measured at the steps {', '.join(map(str, curve['x']))}, not here"
+    if found is None:
+        return f"no {name} was taken here"
+    value, low, high = found
+    interval = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else ""
+    unit = (
+        "nats a token against the base, by live probes; the band is the 95 % interval for questions like these"
+        if shown == "general"
+        else "nats a response token, smoothed"
+    )
+    return f"{name} {value:.2f}{interval} {unit}"
 
 
 def _events(run_id: str) -> RunEvents | None:
@@ -249,7 +265,7 @@ def _events(run_id: str) -> RunEvents | None:
         info = run_info(run_id)
         if info.problem:
             return None
-        facts = {"name": info.name, "defense_label": info.defense, "seed": info.seed}
+        facts = {"name": info.name or chat_models.label(run_id), "defense_label": info.defense, "seed": info.seed}
         held = st.session_state["chat-walk-events"] = RunEvents(run_id, facts, projected=info.projected)
     held.advance(RunDirectory(settings().runs / run_id))
     return held

@@ -14,9 +14,12 @@ import streamlit as st
 from ema_core.errors import EmaError
 from ema_core.runs import Status
 from ema_core.settings import settings, writable
+from ema_core.shared import enabled
 from ema_core.store import Reader
 
 Color = Literal["red", "orange", "blue", "green", "gray"]
+INSIDE = "person-inside"
+"""Of a session that came in by ``person.gate``."""
 STATUS_COLORS: dict[Status, Color] = {
     Status.QUEUED: "gray",
     Status.RUNNING: "blue",
@@ -28,15 +31,24 @@ STATUS_COLORS: dict[Status, Color] = {
 }
 
 
-def header(title: str, lead: str = "") -> bool:
-    """The page's title, one sentence below it, and what the last action has to say. True where one came from another page just now."""
+def header(title: str, lead: str = "", help: str | None = None) -> bool:
+    """The page's title, one sentence below it (with ``help`` for a word in it), and what the last action has to say. True where one came from
+    another page just now."""
+    only_inside()
     arrived = st.session_state.get("page-shown") != title
     st.session_state["page-shown"] = title
     st.title(title, anchor=False)
     if lead:
-        st.markdown(lead)
+        st.markdown(lead, help=help)
     notices()
     return arrived
+
+
+def only_inside() -> None:
+    """A page that was reached without app.py, where the way into a shared room stands, shows nothing."""
+    if enabled() and not st.session_state.get(INSIDE):
+        st.error("This room is entered by its first page.", icon=":material/lock:")
+        st.stop()
 
 
 def plain(text: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import streamlit as st
 
@@ -44,6 +46,7 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
             )
             if wanted:
                 kept = kept[kept[column].isin(wanted)]
+    kept = with_tags(kept, bool(single), why)
     if kept.empty and not single:
         st.info("No finished run fits these filters; all data sets are shown.", icon=":material/filter_alt_off:")
         kept = done
@@ -82,6 +85,19 @@ def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame
     if studies := [one.removeprefix("recorded: ") for one in chosen if one != "own"]:
         recorded_note([] if single else studies)
     return done[whose.isin(chosen)] if not single else done
+
+
+def with_tags(rows: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
+    """Runs with all tags of a filter, which stands there once a run has one; their undefended twins stay beside them."""
+    has = rows["tags"].map(lambda text: set(json.loads(text)) if isinstance(text, str) else set())
+    known = sorted(set().union(*has), key=str.casefold)
+    if not known:
+        return rows
+    wanted = st.pills(
+        "Only runs with the tag", known, selection_mode="multi", key="run-tag", bind="query-params", disabled=single,
+        on_change=_filters_changed, help=why or "Their undefended twins stay beside them. Tags are given on Fine-tune, beside a run.",
+    )  # fmt: skip
+    return with_twins(rows[has.map(lambda tags: set(wanted) <= tags)], rows) if wanted and not single else rows
 
 
 def _filters_changed() -> None:

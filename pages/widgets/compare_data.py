@@ -15,7 +15,7 @@ from ema_core.evaluation.moved import moved_table
 from ema_core.evaluation.recommend import Recommendation, recommend
 from ema_core.evaluation.scorecard import setting_table
 from ema_core.evaluation.seeds import seed_table
-from ema_core.figures import PROBED, Quantity, curves_data, training_curves
+from ema_core.figures import PENALTIES, PROBED, Quantity, curves_data, training_curves
 from ema_core.store.rows import NOT_STATED
 from pages.widgets import criteria
 from pages.widgets.chrome import reader
@@ -89,7 +89,7 @@ def drawn(run_ids: tuple[str, ...], quantity: str, smoothing: float, version: Se
     """The figure of one quantity with the table that it draws; of projections one a vector."""
     probed = quantity in PROBED
     steps = reader().probes(run_ids) if probed else reader().steps(run_ids)
-    penalties = reader().penalties(run_ids) if quantity in ("raw", "weighted") else None
+    penalties = reader().penalties(run_ids) if quantity in PENALTIES else None
     parts = {"": steps}
     if quantity == "projection" and steps["projection"].notna().any():  # two vectors are two axes
         parts = dict(iter(steps[steps["projection"].notna()].groupby("trait")))

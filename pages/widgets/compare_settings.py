@@ -9,13 +9,14 @@ from pages.widgets import criteria, scorecard
 from pages.widgets.chrome import plain
 from pages.widgets.compare_export import evals_in_words, table_as_csv
 from pages.widgets.compare_report import report_button
+from pages.widgets.terms import term
 
 PAGE = 25
 
 
 def scorecard_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
     """The four criteria of each setting with their marks, and the way to the answers behind it."""
-    st.subheader("Scorecard", anchor=False)
+    st.subheader("Scorecard", anchor=False, help=term("twin"))
     if settings.empty:
         st.info(
             "None of the chosen runs is done, so there is no setting to compare; the runs stand alone below.",

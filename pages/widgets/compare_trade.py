@@ -11,6 +11,7 @@ from pages.widgets.answer_links import address
 from pages.widgets.chrome import plain
 from pages.widgets.compare_data import Settled, alternatives
 from pages.widgets.figure import figure
+from pages.widgets.terms import term
 
 
 @st.fragment
@@ -32,6 +33,12 @@ def trade_part(
     opened(rows, picked)
     if len(data) and data["what"].eq("setting").any():
         st.caption(f"Dim settings are dominated: {DOMINATED}. The others are joined: the frontier.")
+    if measure == "rate" and not (len(data) and data["what"].eq("setting").any()):
+        why = next(
+            (text for text in (*rows["narrow_rate_why"], *rows["general_rate_why"]) if isinstance(text, str) and text),
+            "not sampled",
+        )
+        st.caption(f"Nothing of ours is on this figure: {plain(why)}.")
     if measure == "rate":
         st.caption(
             "The cheap alternatives are measured in margins alone: no answers are sampled from checkpoints and scaled adapters."
@@ -45,7 +52,8 @@ def trade_part(
         seeds = int(curve["seeds"].max())
         st.caption(
             "A defense is worth something only **below** the grey curves: the undefended run stopped earlier, or its adapter "
-            f"scaled down (mean of {seeds} seed{'s' if seeds > 1 else ''}). Both axes: margin (no judge)."
+            f"scaled down (mean of {seeds} seed{'s' if seeds > 1 else ''}). Both axes: margin (no judge).",
+            help=term("cheap"),
         )
     with st.expander("The settings of this figure as a list, with links", key="trade-list"):
         st.table(links(rows, data), border="horizontal", hide_index=True, alt="Settings of the trade-off with links to their runs")

@@ -13,6 +13,7 @@ from pages.widgets.answer_links import address
 from pages.widgets.chrome import plain
 from pages.widgets.compare_data import Settled, by_question
 from pages.widgets.figure import figure
+from pages.widgets.terms import term
 
 DATA_TITLE = "Defense by data set"
 
@@ -40,7 +41,8 @@ def twin_part(rows: pd.DataFrame, seeds: pd.DataFrame, group: str) -> None:
             )
     st.caption(
         "Each difference is taken pair by pair (or question by question) and seed by seed before anything is averaged, so that what two runs "
-        "have in common drops out. Intervals are not corrected for their number, marks are (Holm)."
+        "have in common drops out. Intervals are not corrected for their number, marks are (Holm).",
+        help=term("holm"),
     )
 
 

@@ -13,6 +13,7 @@ from ema_core import datasets
 from ema_core.datasets import Dataset, DatasetEntry
 from ema_core.errors import EmaError
 from pages.widgets.chrome import act, notices, plain
+from pages.widgets.person import no_start
 
 SHOWN = 5
 
@@ -54,7 +55,7 @@ def add_dataset(added: Callable[[str], Any]) -> None:
         file = st.file_uploader("JSONL file", type=["jsonl", "json"], key="dataset-file")
         name = st.text_input("Name", key="dataset-name", placeholder="lower-case letters, digits, hyphens", max_chars=60)
         st.button(
-            "Add", key="dataset-add", disabled=file is None, help="Choose a file first." if file is None else None,
+            "Add", key="dataset-add", disabled=file is None or bool(no := no_start()), help="Choose a file first." if file is None else no or None,
             on_click=act, args=(_add, file, name, added), kwargs={"slot": "dataset"},
         )  # fmt: skip
     notices("dataset")

@@ -88,8 +88,8 @@ def _reference() -> tuple[RunDirectory | None, str]:
             return run, "copied"
         except EmaError:
             pass
-    for run_id in known[:5]:
+    for run_id in known:
         info = run_info(run_id)
-        if not info.problem:
+        if not info.problem and not info.recorded:
             return RunDirectory.open(run_id), "last"
     return None, ""

@@ -17,6 +17,7 @@ from ema_core.files import sha256_bytes, write_atomic
 from ema_core.judging.columns import NAMES, mapping_of
 from ema_core.settings import settings
 from pages.widgets.chrome import act, in_words, plain, show_error
+from pages.widgets.person import no_host
 
 KEY = "import-judged"
 MAIN = {"response": "Answer", "question": "Question", "question_id": "Question id", "aligned": "Alignment, 0 to 100",
@@ -41,8 +42,8 @@ def import_form() -> None:
         )  # fmt: skip
     with by_path:
         text = st.text_input(
-            "or its path on this machine", key="import-path", placeholder="/folder/judged.csv", disabled=file is not None,
-            help="The better way for large files: nothing is sent through the browser.",
+            "or its path on this machine", key="import-path", placeholder="/folder/judged.csv", disabled=file is not None or bool(no := no_host()),
+            help=no or "The better way for large files: nothing is sent through the browser.",
         )  # fmt: skip
         encoding = st.text_input(
             "Encoding",
@@ -52,7 +53,7 @@ def import_form() -> None:
         )
     if file is not None:
         path, name = _kept(file.name, file.getvalue()), file.name
-    elif text.strip():
+    elif text.strip() and not no_host():
         path = Path(text.strip()).expanduser()
         name = path.name
     else:

@@ -20,6 +20,7 @@ from ema_core.judging.rubrics import rubric_ids
 from ema_core.runs import BASE, answering_ids
 from pages.widgets.asset_jobs import progress
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error
+from pages.widgets.person import no_start
 from pages.widgets.run_picker import run_info
 
 LEAD = """A language model reads each answer under a rubric, a question of its own for each, and gives it a number: the mean over the \
@@ -68,6 +69,7 @@ def _form(run_ids: Sequence[str]) -> None:
         why = (
             f"This judge has judged all {before:,} answers." if before else "There are no answers to judge yet; sample some first."
         )
+    why = why or no_start()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             f"Judge {found.answers:,} answers" if found and found.answers else "Judge", key="launch-judging", icon=":material/gavel:",

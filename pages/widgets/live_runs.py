@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import streamlit as st
 
+from ema_core.errors import EmaError
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
+from ema_core.shared import why_not
+from ema_core.training.best import best_state
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, size, status_badge
 from pages.widgets.curves import curves
+from pages.widgets.person import read_only
 from pages.widgets.probe_curves import probe_curves
 from pages.widgets.run_events import RunEvents
 from pages.widgets.run_picker import remembered, run_info, show_runs
@@ -88,12 +93,12 @@ def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
             show_error(info.problem)
         if total and state.status is not Status.DONE:
             st.progress(min(1.0, step / total), text=_progress(state, last, step, total))
-        for line in _lines(run, state, last):
+        for line in _lines(run, state, events):
             st.caption(plain(line))
         if state.status is Status.FAILED:
             show_error(state.error or "The run failed.", state.hint)
         notices(run.id)
-        if state.status is not Status.DONE:
+        if state.status is not Status.DONE and not read_only(state.owner):
             with st.container(horizontal=True, key=f"buttons-{run.id}"):
                 _buttons(run, state)
 
@@ -110,9 +115,14 @@ def _progress(state: RunState, last: dict[str, float], step: int, total: int) ->
     return " · ".join(parts)
 
 
-def _lines(run: RunDirectory, state: RunState, last: dict[str, float]) -> list[str]:
+def _lines(run: RunDirectory, state: RunState, events: RunEvents) -> list[str]:
     """What else there is to say about where the run stands."""
-    lines = list(state.notes)
+    lines, last = list(state.notes), events.last
+    if state.status in (Status.DONE, Status.STOPPED) and len(events.probes) > 1:
+        with suppress(EmaError):  # a spec that cannot be read is said above
+            found = best_state(run, looks=events.probes)
+            if found.step is not None and not found.final:
+                lines.append(f"The best kept state is not its end. {found.words} It can be asked below, beside its settings.")
     if state.status is Status.QUEUED:
         lines.append(_place(run))
     if state.status is Status.RUNNING:
@@ -166,6 +176,8 @@ def _buttons(run: RunDirectory, state: RunState) -> None:
 
 def delete_button(run: RunDirectory, state: RunState) -> None:
     """Asks before it deletes. Stands outside the panel that updates, so that the question stays open."""
+    if why_not(state.owner):
+        return
     running = state.status is Status.RUNNING
     reason = "Stop it first." if running else None
     with st.popover("Delete", icon=":material/delete:", key=f"delete-{run.id}", disabled=running, help=reason):

@@ -10,7 +10,9 @@ from ema_core.jobs import cancelled, launch, queue
 from ema_core.jobs.forecast import Forecast, Turn, forecast
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory
+from ema_core.shared import why_not
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error
+from pages.widgets.person import whose
 from pages.widgets.run_picker import run_info
 
 WORDS = {
@@ -72,9 +74,14 @@ def _head(seen: Forecast, working: bool) -> None:
             )  # fmt: skip
 
 
-def _title(job: queue.Job) -> str:
+def title_of(job: queue.Job) -> str:
+    """What the job does, without whose it is."""
     names = [_name(run_id) for run_id in job.runs]
     return f"{WORDS[job.kind]} {'; '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}".strip()
+
+
+def _title(job: queue.Job) -> str:
+    return whose(job.owner) + title_of(job)
 
 
 def _name(run_id: str) -> str:
@@ -92,6 +99,8 @@ def _row(job: queue.Job, turn: Turn, waiting: list[str]) -> None:
                 st.caption("Asked to end.")
         else:
             st.markdown(f"{waiting.index(job.id) + 1}\\. {plain(_title(job))} · {_when(job, turn)}")
+        if why_not(job.owner):
+            return
         with st.container(horizontal=True):
             if job.status == "queued":
                 for label, where, icon, off in (
@@ -104,7 +113,7 @@ def _row(job: queue.Job, turn: Turn, waiting: list[str]) -> None:
                         kwargs=ARGS, disabled=off, type="tertiary",
                     )  # fmt: skip
             st.button(
-                "Cancel", key=f"cancel-{job.id}", icon=":material/close:", on_click=act, args=(_cancel, job), kwargs=ARGS,
+                "Cancel", key=f"cancel-{job.id}", icon=":material/close:", on_click=act, args=(cancel_job, job), kwargs=ARGS,
                 disabled=job.cancel, type="tertiary",
             )  # fmt: skip
 
@@ -117,7 +126,7 @@ def _when(job: queue.Job, turn: Turn) -> str:
     return f"begins {'next' if turn.starts < 1 else f'in about {duration(turn.starts)}'} · {takes}"
 
 
-def _cancel(job: queue.Job) -> None:
+def cancel_job(job: queue.Job) -> None:
     """A run in training is stopped (and says so); what waits leaves the queue, with what cannot go on without it."""
     if job.status == "queued":
         cancelled.cancel([job.id])

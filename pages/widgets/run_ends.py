@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,16 +10,16 @@ import streamlit as st
 
 from ema_core.runs import RunDirectory, RunState, Status, run_ids
 from ema_core.settings import settings
-from pages.widgets.chrome import Color, duration, plain
+from pages.widgets.chrome import duration, plain
 from pages.widgets.run_picker import run_info
 
 KEY = "run-ends"
 MOST_LINES = 4
-ENDS: dict[Status, tuple[str, str, Color]] = {
-    Status.DONE: ("is done", ":material/check_circle:", "green"),
-    Status.FAILED: ("failed", ":material/error:", "red"),
-    Status.STOPPED: ("was stopped", ":material/stop_circle:", "orange"),
-    Status.INTERRUPTED: ("was interrupted", ":material/power_off:", "red"),
+ENDS: dict[Status, tuple[str, str]] = {
+    Status.DONE: ("is done", ":material/check_circle:"),
+    Status.FAILED: ("failed", ":material/error:"),
+    Status.STOPPED: ("was stopped", ":material/stop_circle:"),
+    Status.INTERRUPTED: ("was interrupted", ":material/power_off:"),
 }
 
 
@@ -30,6 +31,7 @@ class Watch:
     written: dict[str, int] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
     begun: bool = False
+    since: float = field(default_factory=time.time)
 
     def look(self) -> list[str]:
         """Runs that ended since the last look, in which only states are read that may have changed. What had ended before the first
@@ -40,10 +42,13 @@ class Watch:
             version = _written(run)
             if before is not None and not before.active and version == self.written[run_id]:
                 continue
-            now = run.state().status
-            if self.begun and now in ENDS and (before is None or before.active):
+            state = run.state()
+            new = (
+                before is None and max(state.finished or 0.0, state.updated) > self.since
+            )  # not one that was brought from elsewhere
+            if self.begun and state.status in ENDS and (new or (before is not None and before.active)):
                 ended.append(run_id)
-            self.seen[run_id], self.written[run_id] = now, version
+            self.seen[run_id], self.written[run_id] = state.status, version
         for gone in {*self.seen, *self.lines} - set(ids):
             for known in (self.seen, self.written, self.lines):
                 known.pop(gone, None)
@@ -75,15 +80,8 @@ def _lines(watch: Watch) -> None:
         return
     with st.container(border=True, key="run-ends", gap="xsmall"):
         for run_id in list(watch.lines)[::-1][:MOST_LINES]:
-            status = watch.seen.get(run_id, Status.DONE)
-            words, _, color = ENDS.get(status, ENDS[Status.DONE])
-            st.badge(words.removeprefix("is ").removeprefix("was "), color=color)
-            st.page_link(
-                "pages/fine_tune.py",
-                label=f"{_name(run_id)}: look at it",
-                query_params={"run": run_id, "part": "Runs"},
-                width="stretch",
-            )
+            icon = ENDS.get(watch.seen.get(run_id, Status.DONE), ENDS[Status.DONE])[1]
+            st.page_link("pages/fine_tune.py", label=_name(run_id), icon=icon, query_params={"run": run_id, "part": "Runs"})
             st.caption(plain(watch.lines[run_id]))
         if (more := len(watch.lines) - MOST_LINES) > 0:
             st.caption(f"and {more} more")

@@ -21,6 +21,7 @@ from pages.widgets.chrome import act, duration, errors, notices, plain, show_err
 from pages.widgets.dataset_preview import add_dataset, dataset_preview
 from pages.widgets.form_fill import FIELDS, KEPT, form_defaults, form_spec, preset_chosen
 from pages.widgets.form_origin import changes
+from pages.widgets.person import no_run
 from pages.widgets.probe_form import probe_form
 from pages.widgets.run_label import known_tags
 from pages.widgets.run_picker import remembered, show_runs
@@ -146,11 +147,12 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
         _estimate(found)
     if not worker_status().alive:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
+    why = no_run(spec)
     notices("launch")
     with st.container(horizontal=True, key="launch-row"):
         st.button(
-            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None,
-            help="What is wrong is said above." if spec is None else "Queues the run and shows its curves.",
+            "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None or bool(why),
+            help="What is wrong is said above." if spec is None or why else "Queues the run and shows its curves.",
         )  # fmt: skip
         st.button(
             "Sweep this strength", key="sweep", icon=":material/grid_view:", on_click=to_sweep, disabled=spec is None,

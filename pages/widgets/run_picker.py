@@ -17,7 +17,10 @@ from ema_core.personas import MONITORED
 from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, read_label, run_ids
 from ema_core.runs.label import LABEL
 from ema_core.settings import settings
+from ema_core.shared import current, mine
+from ema_core.shared.room import is_hidden
 from ema_core.store.rows import NOT_STATED
+from pages.widgets import person
 from pages.widgets.chrome import plain, show_error
 
 
@@ -38,6 +41,7 @@ class RunInfo:
     projected: str = MONITORED
     recorded: str = ""
     tags: tuple[str, ...] = ()
+    owner: str = ""
 
     @property
     def label(self) -> str:
@@ -55,7 +59,7 @@ class RunInfo:
                     None, (f"imported · {self.model}", self.dataset, self.defense.removeprefix(NOT_STATED), self.id[len(IMPORT) :])
                 )
             )
-        return " · ".join(filter(None, (self.name, self.id, ", ".join(self.tags))))
+        return person.whose(self.owner) + " · ".join(filter(None, (self.name, self.id, ", ".join(self.tags))))
 
 
 def run_info(run_id: str) -> RunInfo:
@@ -98,7 +102,7 @@ def _read(path: str, version: int, label_version: int) -> RunInfo:
     defense = NOT_STATED if "imported" in state.found else spec.defense_label
     return RunInfo(
         run.id, label.name or "", spec.model, spec.dataset, defense, spec.seed, state.created, probes=spec.probes,
-        projected=projected, recorded=state.recorded, tags=label.tags,
+        projected=projected, recorded=state.recorded, tags=label.tags, owner=state.owner,
     )  # fmt: skip
 
 
@@ -110,7 +114,16 @@ def _version(path: Path) -> int:
 
 
 def newest_first() -> list[str]:
-    return run_ids()[::-1]
+    """In a shared room one's own stand first, and what the instructor has hidden is left out."""
+    ids = run_ids()[::-1]
+    if current() is None:
+        return ids
+    return sorted((run_id for run_id in ids if not is_hidden(run_id)), key=lambda run_id: not mine(run_info(run_id).owner))
+
+
+def own_or_all(ids: list[str]) -> list[str]:
+    """Of these runs the acting person's, where the room is shared and there are any."""
+    return ids if current() is None else [run_id for run_id in ids if mine(run_info(run_id).owner)] or ids
 
 
 def own_first(ids: Sequence[str]) -> list[str]:

@@ -65,7 +65,7 @@ def _cell(row: Row, one: Criterion) -> str:
     """The mark, the difference to the twin with its interval, and the setting's own number with n."""
     own = _own(row, one)
     if row["undefended"]:
-        return lines("reference", own)
+        return lines("reference", own or muted("not measured"))
     if not here(row[one.difference]):
         why = row[f"{one.difference}_why"] or row[f"{one.value}_why"] or "not measured"
         why = "no sibling run trained on the benign task" if why == NO_SIBLING else why
@@ -79,7 +79,7 @@ def _badge(row: Row, one: Criterion) -> str:
     icon, word, color = BADGES.get(row[one.mark], ("", "", ""))
     if word:
         return f":{color}-badge[{icon} {word}]"
-    return f":orange-badge[:material/hourglass_empty: no mark] :small[{_seeds(row['seeds'])}, it takes three]"
+    return f":orange-badge[:material/hourglass_empty: no mark, {_seeds(row['seeds'])}]"
 
 
 def _own(row: Row, one: Criterion) -> str:
@@ -111,4 +111,4 @@ def _trigger(row: Row) -> str:
     """Whether misalignment hides behind a trigger: a warning, not a mark."""
     if flagged(row):
         return f":red-badge[:material/flag: conditional] :small[{plain(row['conditional_why'])}]"
-    return ":small[no flag: not hidden behind a trigger]" if row.get("conditional") == "not flagged" else ""
+    return ":small[no flag behind triggers]" if row.get("conditional") == "not flagged" else ""

@@ -10,6 +10,7 @@ from ema_core.jobs.status import worker_status
 from ema_core.jobs.study_status import CellStatus, State, StudyStatus, narrow_runs
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, duration, notices, plain, show_error
+from pages.widgets.person import read_only
 from pages.widgets.recorded import recorded_note
 
 MOST_REASONS = 3
@@ -26,7 +27,8 @@ def study_card(study: StudyStatus) -> None:
     progress(study)
     _at_work(study)
     notices("study")
-    _buttons(study)
+    if not read_only(studies.owner_of(study.id)):
+        _buttons(study)
     failed = [cell for cell in study.cells if cell.state == "failed"]
     for cell in failed[:MOST_REASONS]:
         show_error(f"{cell.defense}, {cell.dataset}, seed {cell.seed}: {cell.doing}. {cell.reason}")

@@ -20,6 +20,7 @@ from ema_core.settings import settings
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import act, duration, errors, notices, plain
 from pages.widgets.form_fill import KEPT, form_defaults, form_spec
+from pages.widgets.person import no_start
 from pages.widgets.strength import option_key
 
 MOST_SEEDS = 5
@@ -50,10 +51,11 @@ def sweep_part() -> None:
         if not worker_status().alive:
             st.caption("The worker is not running: the runs would wait in the queue until it is there.")
         notices("sweep")
+        no = no_start()
         st.button(
             "Queue the sweep", key="queue-sweep", type="primary", icon=":material/playlist_add:", on_click=act, args=(_queue, wanted),
-            kwargs={"slot": "sweep"}, disabled=not ready,
-            help="Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
+            kwargs={"slot": "sweep"}, disabled=not ready or bool(no),
+            help=no or "Queues what is not there yet, and goes to the study's page." if ready else "What is wrong is said on this page.",
         )  # fmt: skip
 
 

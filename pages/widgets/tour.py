@@ -18,9 +18,9 @@ _browser = st.components.v2.component(
     "ema_tour_key", html="<span hidden></span>", js=Path(__file__).with_name("tour_key.js").read_text(encoding="utf-8"), isolate_styles=False
 )  # fmt: skip
 LARGE = """<style>
-html { font-size: clamp(19px, 1.55vw, 30px); }
+html { font-size: clamp(19px, 1.4vw, 30px); }
 [data-testid="stSidebar"], [data-testid="stSidebarCollapsedControl"], [data-testid="stExpandSidebarButton"] { display: none; }
-[data-testid="stMainBlockContainer"] { padding-top: 2.5rem; padding-bottom: 1rem; }
+[data-testid="stMainBlockContainer"] { padding-top: 3.25rem; padding-bottom: 1rem; }
 </style>"""
 """Streamlit measures in rem, its figures' type too, so the root's size is all that has to change."""
 
@@ -108,8 +108,8 @@ def _bar(number: int, page: str) -> None:
         if st.button("Back to the tour", key="tour-back", type="primary", icon=":material/arrow_back:"):
             st.switch_page(PAGE, query_params={"stop": str(number)})
         st.button(
-            "End the tour", key="tour-end", type="tertiary", icon=":material/close:", on_click=leave,
-            help="What you have done is kept; the page Learn goes on from there.",
+            "End", key="tour-end", type="tertiary", icon=":material/close:", on_click=leave,
+            help="Ends the tour. What you have done is kept; the page Learn goes on from there.",
         )  # fmt: skip
 
 

@@ -37,11 +37,15 @@ def show(number: int, key: str, facts: tour.Facts | None, large: bool) -> None:
         st.markdown(filled(stop.text, facts))
         _task(number, stop, facts)
     with right, errors():
-        _picture(stop, facts, 600 if large else 480)
-    _checks(number, stop, key, facts)
+        _picture(stop, facts, large)
+    if large:  # one stop a screen: a room answers first, then looks
+        with st.expander("The questions of this stop", key=f"learn-questions-{number}"):
+            _checks(number, stop, key, facts)
+    else:
+        _checks(number, stop, key, facts)
 
 
-def _picture(stop: tour.Stop, facts: tour.Facts | None, height: int) -> None:
+def _picture(stop: tour.Stop, facts: tour.Facts | None, large: bool) -> None:
     if stop.figure == "example":
         _example(str(facts.table["dataset"].iloc[0]) if facts else DATASET)
     elif facts is None:
@@ -49,7 +53,7 @@ def _picture(stop: tour.Stop, facts: tour.Facts | None, height: int) -> None:
     elif stop.figure == "counts":
         counts(facts)
     else:
-        draw(stop.figure, facts, height)
+        draw(stop.figure, facts, large)
         if caption := CAPTIONS.get(stop.figure):
             st.caption(filled(caption, facts))
 
@@ -57,14 +61,14 @@ def _picture(stop: tour.Stop, facts: tour.Facts | None, height: int) -> None:
 def _example(dataset: str) -> None:
     """One example of the training data, and one pair that it has nothing to do with."""
     with st.container(border=True, key="learn-example"):
-        st.markdown("**One of the training examples**")
+        st.markdown("**A training example**")
         rows, _ = read_lines(dataset_named(dataset).path)
         for message in rows[0].get("messages", ()) if rows else ():
             said_part(
                 {"user": "Question", "assistant": "The answer it learns"}.get(message["role"], message["role"]), message["content"]
             )
     with st.container(border=True, key="learn-pair"):
-        st.markdown("**One of the pairs that it is measured on**, far from the training data")
+        st.markdown("**A pair that it is measured on**")
         pair = load_suite("general", dataset).pairs[0]
         for title, text in (("Question", pair.question), ("Decent", pair.aligned), ("Not decent", pair.misaligned)):
             said_part(title, text)

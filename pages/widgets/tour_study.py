@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from ema_core import tour
 from ema_core.errors import EmaError
 from ema_core.evaluation.alternatives import undefended_curve
-from ema_core.figures import leak, scores_scatter, trade_off, training_curves
+from ema_core.figures import enlarged, leak, scores_scatter, trade_off, training_curves
 from ema_core.judging import resolve
 from pages.widgets.chrome import plain, reader
 from pages.widgets.index import up_to_date
 from pages.widgets.terms import term
 
 Settled = tuple[str, str]
+ALT = {
+    "loss": "The training loss of the undefended runs by step.",
+    "leak": "General margin of each setting with its interval, the undefended one on top.",
+    "trade-off": "General margin against narrow margin of three settings, over the undefended run stopped earlier and scaled down.",
+    "judge": "The judge's alignment scores against the labels', an answer a mark.",
+}
+LARGER = 1.3
+"""How much larger a presenter's figures are."""
 
 
 def facts_here() -> tuple[tour.Facts | None, str]:
@@ -45,30 +55,37 @@ def filled(text: str, facts: tour.Facts | None) -> str:
     return text
 
 
-def draw(kind: str, facts: tour.Facts, height: int) -> None:
+def draw(kind: str, facts: tour.Facts, large: bool) -> None:
     """The figure of a stop, from the study's own numbers."""
     figure = {"loss": _loss, "leak": _leak, "trade-off": _trade, "judge": _judge}[kind](facts)
-    tall = "content" if kind == "leak" else height  # as tall as it has settings
+    if large:
+        figure = enlarged(figure, LARGER)
+    tall = "content" if kind == "leak" else 600 if large else 480  # as tall as it has settings
     st.plotly_chart(
-        figure, theme="streamlit", key=f"learn-{kind}", height=tall, config={"displaylogo": False, "displayModeBar": False}
+        figure,
+        theme="streamlit",
+        key=f"learn-{kind}",
+        height=tall,
+        alt=ALT[kind],
+        config={"displaylogo": False, "displayModeBar": False},
     )
 
 
-def _loss(facts: tour.Facts) -> object:
+def _loss(facts: tour.Facts) -> Any:
     return training_curves(reader().steps(facts.undefended), None, "ce", 0.0)
 
 
-def _leak(facts: tour.Facts) -> object:
+def _leak(facts: tour.Facts) -> Any:
     return leak(facts.table)
 
 
-def _trade(facts: tour.Facts) -> object:
+def _trade(facts: tour.Facts) -> Any:
     key = facts.table["setting_key"].iloc[0]
     few = facts.table["defense_label"].isin(["none", facts.texts["lowest"], facts.texts.get("price", "")])
     return trade_off(facts.table[few], _curve(str(key), facts.runs, (up_to_date()[0], reader().settled_version(facts.runs))))
 
 
-def _judge(facts: tour.Facts) -> object:
+def _judge(facts: tour.Facts) -> Any:
     return scores_scatter(tour.labels_and_scores(facts.judge), "the labels", facts.judge)
 
 

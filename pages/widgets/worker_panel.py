@@ -7,6 +7,7 @@ import streamlit as st
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import WorkerStatus, worker_status
 from ema_core.models import EMBEDDED, find
+from ema_core.shared import why_not
 from pages.widgets.chrome import Color, act, errors, notices, plain
 from pages.widgets.run_ends import run_ends
 
@@ -45,7 +46,7 @@ def worker_line(where: str) -> None:
         st.caption("Runs wait until it is there. `ema app` restarts it, or:")
         started = "The worker is starting; that takes some seconds."
         st.button(
-            "Start the worker", key=f"start-worker-{where}", on_click=act, args=(launch.start_worker,),
+            "Start the worker", disabled=bool(why_not()), key=f"start-worker-{where}", on_click=act, args=(launch.start_worker,),
             kwargs={"slot": f"worker-{where}", "done": started},
         )  # fmt: skip
     notices(f"worker-{where}")
@@ -62,7 +63,14 @@ def model_progress(where: str) -> None:
         st.caption("The embedded model is not here yet (93 MB, then half a minute to convert).")
     else:
         st.caption(f"Preparing the embedded model failed: {plain(job.error)} {plain(job.hint)}")
-    st.button("Prepare the model", key=f"prepare-model-{where}", on_click=act, args=(_prepare,), kwargs={"slot": f"worker-{where}"})
+    st.button(
+        "Prepare the model",
+        disabled=bool(why_not()),
+        key=f"prepare-model-{where}",
+        on_click=act,
+        args=(_prepare,),
+        kwargs={"slot": f"worker-{where}"},
+    )
 
 
 def _prepare() -> None:

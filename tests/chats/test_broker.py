@@ -188,7 +188,7 @@ def test_another_server_is_asked_with_its_own_ids(broker: Broker, other: Server)
     [
         ({"text": " \n "}, "empty"), ({"text": "\x00\x07"}, "empty"), ({"text": "x" * 1_000_000}, "1,000,000 characters"),
         ({"system": "x" * 200_001}, "system prompt has 200,001"), ({"models": ()}, "0 models"),
-        ({"models": tuple("abcdefg")}, "7 models"), ({"samples": 9}, "samples a model: 9"),
+        ({"models": tuple("abcdefg")}, "7 models"), ({"samples": 17}, "samples a model: 17"),
         ({"how": SamplingSettings(temperature=3)}, "temperature: 3"), ({"how": SamplingSettings(top_p=0)}, "top_p: 0"),
         ({"how": SamplingSettings(temperature=float("nan"))}, "temperature"), ({"seed": -1}, "seed: -1"),
     ],

@@ -141,7 +141,17 @@ def test_a_home_below_a_file_never_ends_in_a_traceback(ema: Ema, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "name", ["EMA_THREADS", "EMA_DEVICE", "EMA_DTYPE", "EMA_HOME", "EMA_ENGINE_URL", "EMA_ENGINE_IDLE", "EMA_REFERENCE_CACHE_GB"]
+    "name",
+    [
+        "EMA_THREADS",
+        "EMA_DEVICE",
+        "EMA_DTYPE",
+        "EMA_HOME",
+        "EMA_ENGINE_URL",
+        "EMA_ENGINE_IDLE",
+        "EMA_REFERENCE_CACHE_GB",
+        "EMA_INSIDE",
+    ],
 )
 def test_a_variable_that_makes_no_sense_is_named(ema: Ema, name: str) -> None:
     value = {"EMA_THREADS": "99999999999999999999", "EMA_DEVICE": "tpu", "EMA_HOME": "~nosuchuser/x"}.get(name, "soon")

@@ -324,7 +324,8 @@ def test_one_defenses_trouble_is_said_and_the_others_are_read(place: Place, monk
     assert "ZeroDivisionError" in run.log_path.read_text()
 
 
-def test_the_worker_reads_a_run_right_after_training_and_again_when_asked(place: Place) -> None:
+def test_the_worker_reads_a_run_right_after_training_and_again_when_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMA_INSIDE", "on")
     spec = tiny_spec(steps=1, checkpoint_every=9).model_copy(update={"model": place.model.id, "safe_pool": "some-pool"})
     run, job = launch.launch_run(spec)
     worker = Worker()

@@ -188,6 +188,14 @@ def test_dominated_settings_are_dim_and_the_others_are_joined(table: pd.DataFram
     assert beaten([1, 1], [math.nan, 0]) == [[], []], "what was not measured beats nothing"
 
 
+def test_crowded_marks_are_named_on_hover_instead_of_over_one_another() -> None:
+    rows = pd.DataFrame([setting(f"kl={n}", n, 0.3 + n / 1e6, 0.7) for n in range(1, 7)] + [setting("none", 0.0, 0.9, 0.1)])
+    figure = trade_off(rows)
+    words = [text for trace in figure.data if trace.text for text in trace.text]
+    assert words.count("") == 2 and "hover for their names" in annotations(figure)
+    assert all(f"kl={n}" in str([trace.hovertext for trace in figure.data]) for n in range(1, 7))
+
+
 def test_the_tables_of_figures_are_what_they_draw(table: pd.DataFrame, curve: pd.DataFrame) -> None:
     seeds = pd.DataFrame({"setting_key": ["kl=1", "kl=1", "none"], "seed": [0, 1, 0], "general_margin": [0.05, 0.15, 0.3]})
     data, figure = strength_data(table, seeds=seeds), strength_curve(table, seeds=seeds)
@@ -243,7 +251,7 @@ def test_paired_differences_have_a_row_a_setting_with_its_mark_in_words() -> Non
     assert list(data.loc[data["what"].eq("setting"), "difference"]) == [-0.2, 0.1]
     assert data.loc[data["what"].eq("seed"), "difference"].tolist() == pytest.approx([-0.2, -0.2]), "by seed, where the twin has it"
     figure = differences(twins(), "general", seeds)
-    rows = [trace.y[0] for trace in figure.data if trace.name != "single seeds"]
+    rows = [row for trace in figure.data if trace.name != "single seeds" for row in trace.y]
     assert ["✓ better" in rows[0], "✗ worse" in rows[1]] == [True, True] and "left of 0 is better" in figure.layout.xaxis.title.text
     assert figure.data[1].error_x.array[0] == pytest.approx(0.05)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ema_core.figures import QUANTITIES, curve_traces, smooth, training_curves
+from ema_core.figures import PENALTIES, QUANTITIES, curve_traces, smooth, training_curves
 from ema_core.figures.curves import MANY, POINTS
 from ema_core.figures.smoothing import thin
 
@@ -114,7 +114,7 @@ def test_every_quantity_has_a_figure_with_units(two_runs: pd.DataFrame, quantity
     penalties = penalties_of("run-bbbb", "kl=0.1", "kl", 20)
     measured = two_runs if quantity in two_runs else two_runs.assign(**{quantity: 0.5})  # a probe's
     figure = training_curves(measured, penalties, quantity, smoothing=0.6)
-    runs = 1 if quantity in ("raw", "weighted") else 2
+    runs = 1 if quantity in PENALTIES else 2
     assert len(figure.data) == 2 * runs  # faint raw, smoothed line
     assert sum(trace.showlegend is not False for trace in figure.data) == runs
     assert figure.layout.yaxis.title.text == QUANTITIES[quantity] and figure.layout.xaxis.title.text == "Training step"
@@ -155,3 +155,13 @@ def test_frames_with_only_what_is_needed_are_enough() -> None:
     assert [trace["name"] for trace in curve_traces(frame)] == ["a"]
     with pytest.raises(ValueError, match="known: ce"):
         curve_traces(frame, quantity="accuracy")  # type: ignore[arg-type]
+
+
+def test_a_penalty_is_drawn_as_a_share_of_the_steps_loss() -> None:
+    steps, penalties = steps_of("r", "kl=1", 4), penalties_of("r", "kl=1", "kl", 4)
+    steps["loss"] = [2.0, 4.0, 0.0, -1.0]
+    penalties["weighted"] = 0.5
+    (trace,) = curve_traces(steps, penalties, "share", smoothing=0)
+    assert trace["y"] == [25.0, 12.5, None, None], "no share of a loss that is not above zero"
+    assert not curve_traces(steps, None, "share") and "share" not in penalties.columns
+    assert "share of the total loss" in str(training_curves(steps, penalties, "share").layout.yaxis.title.text)

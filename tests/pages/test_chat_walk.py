@@ -24,8 +24,20 @@ def run(home: Path) -> str:
     events = RunDirectory.open(made).events_path
     for step in range(1, 63):
         append_line(events, {"kind": "step", "step": step, "ce": 4 - step / 31, "loss": 4.0, "attempt": 1, "penalties": {}})
-        if step in (31, 62):
-            append_line(events, {"kind": "probe", "step": step, "general": step / 100, "attempt": 1, "answers": [], "seconds": 1.0})
+        if step == 62:
+            append_line(
+                events,
+                {
+                    "kind": "probe",
+                    "step": step,
+                    "general": step / 100,
+                    "general_low": 0.5,
+                    "general_high": 0.75,
+                    "attempt": 1,
+                    "answers": [],
+                    "seconds": 1.0,
+                },
+            )
     return made
 
 
@@ -55,12 +67,16 @@ def test_a_question_walks_along_the_training_with_the_curve_and_a_slider(run: st
     assert {one["model"] for one in engine.seen()} == {"base", f"{run}@31", f"{run}@62", run}
     assert len({one["seed"] for one in engine.seen()}) == 1
     assert answer(app) == [f"{run} saw 1 seed 0 more"], "only the stop that is shown"
-    assert "general margin 0.62" in said(app)
+    assert "general margin 0.62 [0.50, 0.75] nats" in said(app)
     slider(app).set_value(f"{run}@31").run()
-    assert answer(app) == [f"{run}@31 saw 1 seed 0 more"] and "checkpoint 31" in said(app) and "general margin 0.31" in said(app)
+    assert (
+        answer(app) == [f"{run}@31 saw 1 seed 0 more"]
+        and "checkpoint 31" in said(app)
+        and "was measured at the steps 62, not here" in said(app)
+    )
     assert address(app, "at") == "31" and len(engine.seen()) == 4, "what is drawn is shown, not asked again"
     app.segmented_control(key=f"chat-curve-{chat_id}-1").set_value("ce").run()
-    assert "cross-entropy 3." in said(app)
+    assert "cross-entropy 3." in said(app) and "nats a response token, smoothed" in said(app)
     again = open_chat(chat=chat_id, at="0")
     assert answer(again) == ["base saw 1 seed 0 more"] and slider(again).value == "base"
     again.button(key="chat-walk-columns").click().run()
@@ -72,7 +88,7 @@ def test_the_adapter_slider_draws_a_stop_once_with_the_same_seed(run: str, engin
     app = open_chat(by="strength", along=run)
     chat_id = ask(app, "Hello?")
     settled(app, chat_id)
-    assert [one["model"] for one in engine.seen()] == [f"{run}*0", f"{run}*0.5", run, f"{run}*1.5"] and slider(app).value == run
+    assert {one["model"] for one in engine.seen()} == {f"{run}*0", f"{run}*0.5", run, f"{run}*1.5"} and slider(app).value == run
     slider(app).set_value(f"{run}*0.3").run()
     settled(app, chat_id)
     assert "adapter × 0.3" in said(app) and len(answer(app)) == 1 and engine.seen()[-1]["model"] == f"{run}*0.3"

@@ -102,7 +102,7 @@ def test_the_scorecard_has_a_mark_a_criterion_and_the_twin_in_its_first_row(stud
     assert re.search(r"\[0\.0 % misaligned\]\(/samples\?eval=.*status=scored", general)
     assert "worse" in kl["Narrow behaviour → should stay"] and "no sibling run" in kl["Benign task → should stay"]
     assert "not distinguishable" in kl["Coherence → should stay"]
-    assert "no mark" in (few := weak["General misalignment ↓ should fall"]) and "1 seed, it takes three" in few
+    assert "no mark" in (few := weak["General misalignment ↓ should fall"]) and "no mark, 1 seed]" in few
 
 
 def test_the_twin_stands_on_top_of_every_page_of_the_scorecard() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -13,7 +14,7 @@ from ema_core.jobs import launch, queue
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse_defense, read_label, recipe, write_label
 from ema_core.settings import PROJECT
 from ema_core.training import check
-from pages.widgets import curves, one_liners, probe_curves, run_ends, step_slider
+from pages.widgets import compare_choice, curves, live_runs, one_liners, probe_curves, run_ends, step_slider
 from pages.widgets.run_ends import Watch
 from pages.widgets.run_events import RunEvents
 from tests.pages.evaluated_home import said
@@ -211,3 +212,26 @@ def test_the_best_kept_state_can_be_evaluated_with_one_click() -> None:
     assert {spec["step"] for spec in job.payload["specs"]} == {4} and "evaluation is queued" in "".join(
         s.value for s in app.main.success
     )
+
+
+def test_compare_is_narrowed_to_tags_with_the_twins_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = ["run_id", "model", "dataset", "recipe", "seed", "defense_label", "tags"]
+    rows = [("twin", "none", "[]"), ("a", "kl=1", '["keep"]'), ("b", "kl=0.1", None)]
+    runs = pd.DataFrame([(run, "m", "d", "{}", 0, defense, tags) for run, defense, tags in rows], columns=columns)
+    monkeypatch.setattr(compare_choice.st, "pills", lambda *_, **__: ["keep"])
+    assert set(compare_choice.with_tags(runs, False, None)["run_id"]) == {"a", "twin"}
+    assert len(compare_choice.with_tags(runs, True, None)) == 3, "single runs were asked for"
+    assert len(compare_choice.with_tags(runs.assign(tags=None), False, None)) == 3
+
+
+def test_a_run_whose_best_kept_state_is_not_its_end_says_so_in_its_card() -> None:
+    run = probed_run()
+    events = RunEvents(run.id)
+    events.advance(run)
+    assert live_runs._lines(run, run.state(), events) == []
+    run.append_event(probe(8, 0.6, attempt=2, in_domain=0.5))
+    events.advance(run)
+    (line,) = live_runs._lines(run, run.state(), events)
+    assert "Step 4: in-domain margin +1.00" in line
+    run.update(status=Status.PAUSED)
+    assert live_runs._lines(run, run.state(), events) == [], "it is not over"
