@@ -33,7 +33,7 @@ def page() -> None:
 
 def nothing_yet() -> None:
     st.info(
-        "No study yet. On **Fine-tune**, choose one defense and press **Sweep this strength**; or write a study as a file:",
+        "No study yet. **Fine-tune**, **Sweep** makes one of defenses, strengths, seeds and data; or write it as a file:",
         icon=":material/grid_view:",
     )
     st.code("ema study run docs/studies/none-and-nine.toml", language="bash")

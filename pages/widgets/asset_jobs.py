@@ -12,14 +12,14 @@ from pages.widgets.chrome import act, ago, errors, plain, show_error
 
 def progress(kind: str, what: Callable[[queue.Job], str], failed: str) -> None:
     """Jobs of this kind, followed; the page shows what came of them as soon as one has ended. ``failed`` begins the last one's reason."""
-    _progress(kind, what, failed, _under_way(kind))
+    before = _under_way(kind)
+    st.fragment(_progress, run_every=2 if before else 8)(kind, what, failed, before)
 
 
 def _under_way(kind: str) -> list[str]:
     return [job.id for job in queue.jobs() if job.kind == kind and job.status in ("queued", "running")]
 
 
-@st.fragment(run_every=2)
 def _progress(kind: str, what: Callable[[queue.Job], str], failed: str, before: list[str]) -> None:
     with errors():
         if _under_way(kind) != before:
