@@ -30,6 +30,7 @@ page = st.navigation(
         *([st.Page("pages/room.py", title="Room", icon=":material/groups:", url_path="room")] if person.enabled() else []),
     ],
     position="sidebar" if inside else "hidden",
+    expanded=True,  # else the last of more than twelve pages hide behind "View more"
 )
 if inside:
     recorded.unpack()

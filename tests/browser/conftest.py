@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,19 @@ def browser() -> Iterator[object]:
             pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
         yield opened
         opened.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Of a failed test what its browsers showed, in the folder of pictures."""
+    report = yield
+    opened = getattr(item, "funcargs", {}).get("browser")
+    if report.failed and call.when == "call" and opened:
+        OUTPUT.mkdir(exist_ok=True)
+        for number, page in enumerate(page for context in opened.contexts for page in context.pages):
+            with contextlib.suppress(Exception):
+                page.screenshot(path=OUTPUT / f"failed-{item.name}-{number}.png", timeout=10_000)
+    return report
 
 
 @dataclass

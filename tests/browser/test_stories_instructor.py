@@ -13,7 +13,7 @@ from ema_core.runs import RunDirectory, run_ids
 from ema_core.shared import codes, room
 from tests.browser.conftest import App, kill_home, start_app
 from tests.browser.test_story import WAIT, fill, shoot, until
-from tests.browser.walk import SIDEWAYS, Found, listen, settle
+from tests.browser.walk import SIDEWAYS, Found, listen, of_run, settle
 from tests.pages.evaluated_home import make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -39,9 +39,9 @@ def joined(browser, app: App, name: str, found: Found) -> Any:
     if name:
         page.get_by_label("Your name", exact=True).fill(name)
         page.get_by_role("button", name="Join", exact=True).click()
-        page.locator(".st-key-person-got-it button").click()
+        page.locator(".st-key-person-got-it button:visible").click()
     else:
-        page.locator(".st-key-name-look button").click()
+        page.locator(".st-key-name-look button:visible").click()
     page.locator(".st-key-person-me").get_by_text(name or "Guest", exact=True).wait_for()
     settle(page)
     return page
@@ -64,11 +64,11 @@ def launch(page: Any, seed: int, owner: str) -> RunDirectory:
     page.get_by_text("Evaluate when finished").click()
     page.get_by_text("--steps 3").wait_for()
     settle(page)
-    page.locator(".st-key-launch button").click()
+    page.locator(".st-key-launch button:visible").click()
     until(lambda: set(run_ids()) - known, 60, "no run was made")
     (run_id,) = set(run_ids()) - known
     run = RunDirectory.open(run_id)
-    assert run.state().owner == owner
+    until(lambda: run.state().owner == owner, 30, "it is not its owner's")
     return run
 
 
@@ -77,12 +77,12 @@ def test_an_instructor_leads_a_room(shared_app: App, browser) -> None:
     ida = joined(browser, shared_app, "Ida", found)
     go(ida, "Room")
     ida.get_by_text("I lead this room").click()
-    ida.get_by_label("The instructor's code").fill(codes.codes()["instructor"])
+    ida.get_by_label("The instructor's code", exact=True).fill(codes.codes()["instructor"])
     ida.get_by_role("button", name="Lead", exact=True).click()
-    ida.locator(".st-key-room-pause button").click()
+    ida.locator(".st-key-room-pause button:visible").click()
     until(room.paused, 30, "the queue was not paused")
-    ida.get_by_label("A line for everybody, on every page").fill("Look at **seed** 1 first")
-    ida.locator(".st-key-room-tell button").click()
+    ida.get_by_label("A line for everybody, on every page", exact=True).fill("Look at **seed** 1 first")
+    ida.locator(".st-key-room-tell button:visible").click()
 
     ann, ben = joined(browser, shared_app, "Ann", found), joined(browser, shared_app, "Ben", found)
     for page in (ann, ben):
@@ -94,21 +94,21 @@ def test_an_instructor_leads_a_room(shared_app: App, browser) -> None:
 
     go(ben, "Fine-tune")  # Ann's run can be looked at, and no more
     ben.goto(f"{shared_app.url}/fine-tune?run={first.id}&part=Runs")
-    ben.locator(f".st-key-card-{first.id}").wait_for()
+    ben.locator(of_run("card", first.id)).wait_for()
     settle(ben)
-    assert ben.locator(f".st-key-stop-{first.id} button:enabled").count() == 0
+    assert ben.locator(of_run("stop", first.id)).locator("button:enabled:visible").count() == 0
 
     guest = joined(browser, shared_app, "", found)
     go(guest, "Fine-tune")
-    assert guest.locator(".st-key-launch button").is_disabled()
+    assert guest.locator(".st-key-launch button:visible").is_disabled()
 
     ida.get_by_text("Ann", exact=True).first.wait_for()
     settle(ida)
     theirs = next(job for job in queue.jobs() if second.id in job.runs)
-    ida.locator(f".st-key-room-front-{theirs.id} button").click()
+    ida.locator(f".st-key-room-front-{theirs.id} button:visible").click()
     ben.get_by_text("You are next in the queue, which is paused.").wait_for()
     shoot(ida, "room-instructor")
-    ida.locator(".st-key-room-pause button").click()
+    ida.locator(".st-key-room-pause button:visible").click()
     until(lambda: not room.paused(), 30, "the queue did not go on")
     for run in (second, first):
         until(lambda run=run: run.state().step == 3, 200, "it was not trained")

@@ -28,13 +28,13 @@ def facts() -> tour.Facts:
 
 def go(page: Any) -> None:
     """To the real page of the stop; the tour's bar stands above it."""
-    page.locator(".st-key-learn-go button").click()
+    page.locator(".st-key-learn-go button:visible").click()
     page.locator(".st-key-tour-bar").wait_for(timeout=WAIT)
     settle(page)
 
 
 def back(page: Any, title: str) -> None:
-    page.locator(".st-key-tour-back button").click()
+    page.locator(".st-key-tour-back button:visible").click()
     page.get_by_role("heading", name=title).wait_for(timeout=WAIT)
     settle(page)
 
@@ -108,7 +108,7 @@ def test_the_tour_from_end_to_end_on_a_fresh_machine(browser, app: App) -> None:
         page.get_by_text(f"{number} of 6 stops done").wait_for()
         shoot(page, f"tour-{number}")
         if number < len(stops):
-            page.locator(".st-key-learn-next button").click()
+            page.locator(".st-key-learn-next button:visible").click()
     page.get_by_text("All six stops are done.").wait_for()
 
     page.reload()  # the browser keeps the key to what was done

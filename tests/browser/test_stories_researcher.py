@@ -11,7 +11,7 @@ from ema_core.jobs import studies
 from ema_core.runs import RunDirectory, Status, run_ids
 from tests.browser.conftest import App
 from tests.browser.test_story import WAIT, fill, shoot, total, until
-from tests.browser.walk import SIDEWAYS, Found, listen, settle
+from tests.browser.walk import SIDEWAYS, Found, listen, of_run, settle
 from tests.pages.evaluated_home import make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -48,34 +48,37 @@ def test_launch_watch_stop_tweak_sweep_compare_report(earlier: list[str], browse
     page.get_by_text("Evaluate when finished").click()
     page.get_by_text("--steps 400").wait_for()
     known = run_ids()
-    page.locator(".st-key-launch button").click()
+    settle(page)
+    page.locator(".st-key-launch button:visible").click()
     first = newest(known)
     page.get_by_test_id("live-curve").first.wait_for()
     until(lambda: total(page) >= 3, message="the curve did not begin")
-    page.locator(f".st-key-stop-{first.id} button").click()
+    page.locator(of_run("stop", first.id)).locator("button:visible").click()
     until(lambda: first.state().status is Status.STOPPED, 60, "it was not stopped")
-    page.locator(f".st-key-card-{first.id}").get_by_text("stopped", exact=True).wait_for()
+    page.locator(of_run("card", first.id)).get_by_text("stopped", exact=True).wait_for()
     assert first.state().step < 400 and any(first.adapter.iterdir()), "what was learned so far is kept"
     shoot(page, "researcher-stopped")
 
-    page.locator(f".st-key-details-{first.id}").get_by_text("Name, tags, notes and settings").click()
-    page.locator(f".st-key-copy-{first.id} button").click()
+    page.locator(of_run("details", first.id)).get_by_text("Name, tags, notes and settings").click()
+    page.locator(of_run("copy", first.id)).locator("button:visible").click()
     page.get_by_text("What changes against the run that was copied").wait_for()
     page.get_by_text("This run exists already").wait_for()
     settle(page)
     page.get_by_text("Recipe in detail").click()
     fill(page, "Steps", 3)
+    page.locator(".st-key-form-probes").get_by_text("auto", exact=True).click()  # the copied steps lie beyond the third
     row = page.locator("table tr", has=page.get_by_text("400", exact=True))
     row.get_by_text("3", exact=True).wait_for()
     known = run_ids()
-    page.locator(".st-key-launch button").click()
+    settle(page)
+    page.locator(".st-key-launch button:visible").click()
     second = newest(known)
     until(lambda: second.state().status is Status.DONE, 120, "the second run did not end")
     assert second.spec.recipe.steps == 3 and second.spec.recipe.rank == first.spec.recipe.rank == 4
-    page.locator(f".st-key-card-{second.id}").get_by_text("step 3 of 3").wait_for()
+    page.locator(of_run("card", second.id)).get_by_text("step 3 of 3").wait_for()
 
     page.goto(f"{app.url}/fine-tune?from={second.id}")
-    page.locator(".st-key-sweep button").click()
+    page.locator(".st-key-sweep button:visible").click()
     strengths = page.locator(".st-key-sweep-strengths-kl")
     strengths.get_by_role("button", name="Clear all").click()
     page.get_by_text("No strength is chosen.").wait_for()
@@ -86,7 +89,7 @@ def test_launch_watch_stop_tweak_sweep_compare_report(earlier: list[str], browse
     fill(page, "Samples a question", 0)
     page.get_by_text("3 runs, 1 of them undefended, 1 there already.").wait_for()
     shoot(page, "researcher-sweep")
-    page.locator(".st-key-queue-sweep button").click()
+    page.locator(".st-key-queue-sweep button:visible").click()
     page.get_by_role("heading", name="kl by strength, risky-finance").wait_for()
     (study,) = studies.study_ids()
     assert {cell.defense for cell in studies.recorded_cells(study)} == {"none", "kl=0.1", "kl=1"}
@@ -96,7 +99,7 @@ def test_launch_watch_stop_tweak_sweep_compare_report(earlier: list[str], browse
     card.wait_for()
     assert "better" in card.inner_text() and "3 seeds" in card.inner_text()
     with page.expect_download(timeout=WAIT) as download:
-        page.locator(".st-key-report button").click()
+        page.locator(".st-key-report button:visible").click()
     path = tmp_path / "report.html"
     download.value.save_as(path)
     text = path.read_text(encoding="utf-8")

@@ -62,6 +62,11 @@ def settle(page: Any, seconds: float = 120) -> None:
         page.wait_for_timeout(170)
 
 
+def of_run(name: str, run_id: str) -> str:
+    """The selector of a run's own widget (in a class Streamlit writes an id's dots otherwise)."""
+    return f"[class*='st-key-{name}-'][class*='{run_id[-4:]}']"
+
+
 def addresses(page: Any, url: str) -> list[str]:
     """The pages that the app itself lists in its navigation."""
     page.goto(url)
