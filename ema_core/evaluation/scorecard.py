@@ -96,7 +96,11 @@ def criteria_of(study: Study, run_id: str) -> dict[str, dict[str, Any]]:
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
         "narrow": domain | inside.counts() | shared | {"why": narrow.why or None},
-        "coherence": coherence | {"rate_as_judged": said_coherent, "method": share.method} | answers.counts() | shared | {"why": share.why or None},
+        "coherence": coherence
+        | {"rate_as_judged": said_coherent, "method": share.method}
+        | answers.counts()
+        | shared
+        | {"why": share.why or None},
     }
 
 

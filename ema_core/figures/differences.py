@@ -60,7 +60,9 @@ def differences(settings: pd.DataFrame, key: str, seeds: pd.DataFrame | None = N
     if own.empty:
         defended = settings[~settings["undefended"].astype(bool)] if "undefended" in settings else settings
         whys = [why for why in defended.get(f"{one.difference}_why", []) if isinstance(why, str) and why]
-        return empty_figure(f"{one.title.partition(' (')[0]}: no difference to a twin. {whys[0] if whys else 'Nothing was measured'}.")
+        return empty_figure(
+            f"{one.title.partition(' (')[0]}: no difference to a twin. {whys[0] if whys else 'Nothing was measured'}."
+        )
     figure = go.Figure()
     between = "<br>" if len(own) <= MANY else " · "
     rows = {
