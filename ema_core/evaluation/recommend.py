@@ -60,11 +60,11 @@ class Recommendation:
 
 
 def with_interval(found: Estimate) -> str:
-    """``+0.03 [−0.10, +0.16]``."""
+    """``+0.034 [−0.095, +0.163]``."""
     if found.value is None:
         return "not measured"
-    span = "" if found.low is None or found.high is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
-    return f"{found.value:+.2f}{span or ' (no interval)'}".replace("-", "−")
+    span = "" if found.low is None or found.high is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.value:+.3f}{span or ' (no interval)'}".replace("-", "−")
 
 
 def recommend(frames: Frames, defense: str, setting_keys: Any = None, keep: float = KEEP) -> Recommendation:

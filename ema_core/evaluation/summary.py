@@ -45,7 +45,7 @@ def _leak(where: str, plain: pd.DataFrame) -> str:
     parts = [
         _side(row, "general_margin", {1: "it leaks", -1: "it does not leak", 0: "whether it leaks at all cannot be told"}, "general"),
         _side(row, "narrow_margin", {1: "it learned the narrow behaviour", -1: "it did not learn the narrow behaviour",
-              0: "whether it learned the narrow behaviour cannot be told"}, "narrow"),
+              0: "whether it learned the narrow behaviour cannot be told, so there is little that a defense could keep"}, "narrow"),
     ]  # fmt: skip
     seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
     return f"{start}the undefended run ({seeds}): {'; '.join(parts)}."
@@ -67,8 +67,8 @@ def side_of(row: Row, name: str) -> int | None:
     return 1 if low > 0 else -1 if high < 0 else 0  # type: ignore[operator]
 
 
-def number(row: Row, name: str, factor: float = 1.0, form: str = "+.2f") -> str:
-    """``+0.11 [+0.05, +0.18]``."""
+def number(row: Row, name: str, factor: float = 1.0, form: str = "+.3f") -> str:
+    """``+0.112 [+0.049, +0.175]``."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     span = f" [{factor * low:{form}}, {factor * high:{form}}]" if _here(low) and _here(high) else " (no interval)"  # type: ignore[operator]
     return f"{factor * row[name]:{form}}{span}".replace("-", "−")
@@ -103,9 +103,9 @@ def summary(settings: pd.DataFrame, labels: Mapping[str, str], judge: str) -> li
         found.append(
             f"Lower in general margin than the undefended twin, the 95 % interval below 0 (not corrected for their number): {told}."
         )
-        costs = [row for row in lower if side_of(row, "narrow_difference") == -1]
-        if costs:
-            found.append(f"Of these, lower in narrow behaviour too: {', '.join(labels[row['setting_key']] for row in costs)}.")
+        for name, words in (("narrow", "narrow behaviour"), ("benign", "the benign task"), ("coherence", "coherence")):
+            if costs := [labels[row["setting_key"]] for row in lower if side_of(row, f"{name}_difference") == -1]:
+                found.append(f"Of these, lower in {words} too: {', '.join(costs)}.")
         marked = [row for row in lower if row["mark"] == "better"]
         few = [row for row in lower if row["seeds"] < 3]
         found.append(
@@ -114,6 +114,9 @@ def summary(settings: pd.DataFrame, labels: Mapping[str, str], judge: str) -> li
         )
     elif len(defended):
         found.append("No defense lowers the general margin against its undefended twin for certain: no interval lies below 0.")
+    higher = [labels[row["setting_key"]] for row in defended.to_dict("records") if side_of(row, "margin_difference") == 1]
+    if higher:
+        found.append(f"Higher than the undefended twin: {', '.join(higher)}.")
     return [*found, cannot_say(settings)]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ema_core.evaluation.labels import in_order, one_line, setting_labels
-from ema_core.evaluation.measured import COUNTS, Frames, Study, recorded_as
 from ema_core.evaluation.meanings import MEANINGS
+from ema_core.evaluation.measured import COUNTS, Frames, Study, recorded_as
 from ema_core.evaluation.recommend import Recommendation
 from ema_core.evaluation.scorecard import NO_SIBLING, criteria_of
 from ema_core.evaluation.summary import NO_RATIO, time_in_words

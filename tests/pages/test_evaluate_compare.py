@@ -54,7 +54,7 @@ def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, 
     assert narrow.startswith("**+2.00** [")
     misaligned, coherent = (shown_rate(share, event) for share, event in ((0.25, "misaligned"), (93 / 96, "is_coherent")))
     assert f"corrected **{misaligned} %** [" in none["General answers"] and "of 96 scored" in none["General answers"]
-    assert "**25.0** % misaligned](" in none["General answers"] and ") as judged" in none["General answers"]
+    assert "**25.0** % misaligned as judged" in none["General answers"]
     assert "mean alignment [" in none["General answers"] and f"corrected **{coherent} %** [" in none["Coherence"]
     assert none["Counts"] == "96 asked, 96 answered, 96 scored, 3 refused, 0 unparsed, 3 incoherent, 24 cut"
     assert "no sibling run" in none["Benign task"]
