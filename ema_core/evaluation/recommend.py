@@ -117,7 +117,8 @@ def _chosen(
         return replace(empty, why=f"no run with {defense} was measured on general pairs")
     learned = over(twin["whole"]["narrow"], "change")
     if learned.value is not None and (learned.value <= 0 or (learned.low is not None and learned.low <= 0)):
-        why = f"the undefended twin's narrow margin is {with_interval(learned)}, around or below 0: nothing was learned that a strength could keep"
+        why = f"the undefended twin's narrow margin is {with_interval(learned)}, around or below 0: nothing certain was learned that a strength could keep"
+        why += "; and only one strength was tried" if len(measured) == 1 else ""
         return replace(empty, why=why)
     keeps = [row for row in measured if row["keeps"]]
     if not keeps:

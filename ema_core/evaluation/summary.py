@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 TWIN = ["model", "dataset", "recipe_label"]
 COMPARABLE = 0.95
 """No defense trains faster than none: a measured ratio below this says that the machine's load was another one."""
-NO_RATIO = "time not comparable (another load on the machine)"
+NO_RATIO = "time: about the same, or not comparable"
 
 
 def time_in_words(ratio: Any) -> str:

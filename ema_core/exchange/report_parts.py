@@ -30,13 +30,14 @@ def rate_cell(row: Mapping[str, Any], criterion: str) -> str:
     """The share as the judge has it, with what it counts, and the corrected one with its interval."""
     name, event = f"{criterion}_rate", "misaligned" if criterion == "general" else "coherent"
     said, method = row.get(f"{name}_as_judged"), row.get("rate_method" if criterion == "general" else "coherence_method")
-    judged = f"{100 * said:.1f} % as judged ({row[event]} of {row['scored']})" if here(said) else ""  # type: ignore[operator]
+    judged = f"{100 * said:.1f} % {event} as judged ({row[event]} of {row['scored']})" if here(said) else ""  # type: ignore[operator]
     if not here(row[name]):
         return "; ".join(filter(None, (judged, str(row.get(f"{name}_why") or ""))))
-    shown = f"{number(row, name, 100, '.1f')} %"
+    value, _, span = number(row, name, 100, ".1f").partition(" ")
+    shown = f"{value} %\u00a0{span}"
     if str(method or "").startswith("prediction-powered"):
         return f"{judged}; corrected {shown}"
-    return f"{shown} ({row[event]} of {row['scored']})"
+    return f"{shown} {event} ({row[event]} of {row['scored']})"
 
 
 def numbers(settings: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -52,7 +53,9 @@ def numbers(settings: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str
             cells[title] = number(row, name, 1.0, form) if here(row[name]) else ""
         cells["Benign answers right"] = f"{number(row, 'benign', 100, '.1f')} %" if here(row["benign"]) else ""
         cells["Misaligned answers"], cells["Coherent answers"] = rate_cell(row, "general"), rate_cell(row, "coherence")
-        cells["Training time against the undefended"] = time_in_words(row.get("time_ratio"))
+        cells["Training time against the undefended"] = (
+            time_in_words(row.get("time_ratio")).removeprefix("time").removeprefix(":").strip()
+        )
         if row["undefended"] and settings["time_ratio"].notna().any():
             cells["Training time against the undefended"] = "reference"
         rows.append((row["setting_key"], cells))

@@ -82,7 +82,9 @@ def test_a_report_shows_the_planted_numbers_the_twin_first_and_foreign_text_as_i
     html = report(runs[3:6], resolve("probe"))  # the twins come along
     text = re.sub(r"\s+", " ", Page(html).text)
     assert "leaks: general margin" in text and "What this cannot say" in text and "the worst scored of" in text
-    assert re.search(r"\d % as judged \(\d+ of \d+\); corrected \d+\.\d \[", text), "which rate is the judge's, which is corrected"
+    assert re.search(r"\d % misaligned as judged \(\d+ of \d+\); corrected \d+\.\d % \[", text), (
+        "which rate is the judge's, which is corrected"
+    )
     scores = text[text.index("What was left out") : text.index("Figures", text.index("Difference to the undefended twin"))]
     assert scores.index("undefended twin") < scores.index("kl=1") and "✓ better" in scores and "✗ worse" in scores
     assert "−0.290 [" in scores and "own +0.210, n = 16 pairs × 3 seeds" in scores
