@@ -60,7 +60,7 @@ def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, 
     assert "no sibling run" in none["Benign task"]
     against = next(text for name, text in kl.items() if name.startswith("General margin"))
     assert "better" in against and "−0.29 [" in against
-    assert "**0.0** % misaligned [0.0," in kl["General answers"]  # no event: an upper bound, not [0, 0]
+    assert "corrected **0.0 %** [0.0," in kl["General answers"]  # no event: an upper bound, not [0, 0]
     assert re.search(r"no general misalignment found: n = 96, upper bound \d\d %", kl["General answers"].replace("\\", ""))
     assert "1 seed" in weak["Setting"] and "these adapters only" in weak["Setting"]
 
