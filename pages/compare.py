@@ -31,21 +31,26 @@ little about so small a model: read its answers. One seed speaks of these adapte
 def page() -> None:
     header("Compare", LEAD, help=term("setting"))
     with errors():
-        version = up_to_date()
-        runs, imports = reader().runs(), reader().import_ids()
+        with st.spinner("Reading runs …", show_time=True):
+            version = up_to_date()
+            runs, imports = reader().runs(), reader().import_ids()
         if not runs["status"].eq("done").any() and not imports:
             nothing_yet(bool(newest_first()))
             return
         chosen, imported = choose(runs, imports)
         ids = tuple(chosen["run_id"])
         judge = pick_judge(ids or imported, version)
-        version = (version[0], reader().settled_version([*ids, *imported]))  # so that nothing is reckoned anew while others train
+        with st.spinner("Reading their answers …", show_time=True):
+            version = (
+                version[0],
+                reader().settled_version([*ids, *imported]),
+            )  # so that nothing is reckoned anew while others train
         if imported:
             with errors():
                 imported_part(imported, judge, version)
         if not ids:
             return
-        with st.spinner("Reckoning intervals …", show_time=True):
+        with st.spinner(f"Reckoning intervals of {len(ids)} runs …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
         st.caption(f"{HONEST} {plain(own.short(judge))}")
         if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
@@ -63,7 +68,7 @@ def parts(settings: pd.DataFrame, of_runs: pd.DataFrame, ids: tuple[str, ...], j
     for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
         if not tab.open:
             continue
-        with tab, errors():
+        with tab, errors(), st.spinner(f"{name}: reading and drawing …", show_time=True):
             if name in FIGURES:
                 FIGURES[name](settings, seeds_of(ids, judge, version), ids, version)
             elif name == "All numbers":

@@ -138,6 +138,8 @@ def _run_row(run: dict[str, Any]) -> dict[str, str]:
 
 
 def _setting_row(row: dict[str, Any]) -> dict[str, str]:
+    from ema_core.evaluation.summary import COMPARABLE  # pandas is behind it
+
     def span(name: str, form: str, factor: float = 1) -> str:
         return _span(row, name, form, f"{name}_", factor)
 
@@ -154,7 +156,7 @@ def _setting_row(row: dict[str, Any]) -> dict[str, str]:
         "conditional": row["conditional"] or "-",
         "benign %": span("benign", ".1f", 100),
         "benign learned": f"{span('benign_margin', '+.2f')} {row['benign_mark']}".strip(),
-        "time": "-" if row["time_ratio"] is None else f"x{row['time_ratio']:.2f}",
+        "time": "-" if (ratio := row["time_ratio"]) is None else "not comparable" if ratio < COMPARABLE else f"x{ratio:.2f}",
         "misaligned %": span("general_rate", ".1f", 100),
         "mean aligned": span("general_mean", ".1f"),
         "coherence": span("coherence_mean", ".1f"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ema_core.evaluation.measured import BENIGN_TASK, Frames, Seeds, Study, over
+from ema_core.evaluation.measured import BENIGN_TASK, Frames, Seeds, Study, difference, over
 from ema_core.evaluation.metrics import Estimate
 from ema_core.evaluation.scorecard import benign_of_runs, measured_of
 
@@ -36,8 +36,35 @@ class Recommendation:
     notes: tuple[str, ...]
     candidates: tuple[dict[str, Any], ...]
 
+    @property
+    def words(self) -> str:
+        """What to take, or why nothing, with the numbers of the half that did not choose."""
+        if self.strength is None or self.general is None or self.general.value is None:
+            return f"no strength; {self.why}."
+        found, base = self.general, self.general_undefended
+        against = f" (undefended {with_interval(base)})" if base and base.value is not None else ""
+        kept = [
+            f"{share:.0%} of the {name} learning kept"
+            for name, share in (("narrow", self.narrow_kept), ("benign", self.benign_kept))
+            if share is not None
+        ]
+        seeds = f"{found.seeds} seed{'' if found.seeds == 1 else 's'}"
+        return (
+            f"strength {self.strength:g}. General margin {with_interval(found)}{against}, on {found.n // max(1, found.seeds)} pairs × {seeds}; "
+            f"{', '.join(kept) or 'how much of the learning it keeps was not measured'}. One half of the pairs chose this strength; these numbers "
+            "are of the other half, which the pairs counted here are (margin, no judge)."
+        )
+
     def json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def with_interval(found: Estimate) -> str:
+    """``+0.034 [−0.095, +0.163]``."""
+    if found.value is None:
+        return "not measured"
+    span = "" if found.low is None or found.high is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.value:+.3f}{span or ' (no interval)'}".replace("-", "−")
 
 
 def recommend(frames: Frames, defense: str, setting_keys: Any = None, keep: float = KEEP) -> Recommendation:
@@ -88,20 +115,32 @@ def _chosen(
         return replace(empty, why="the undefended twin was not measured on general and in-domain pairs")
     if not measured:
         return replace(empty, why=f"no run with {defense} was measured on general pairs")
+    learned = over(twin["whole"]["narrow"], "change")
+    if learned.value is not None and (learned.value <= 0 or (learned.low is not None and learned.low <= 0)):
+        why = f"the undefended twin's narrow margin is {with_interval(learned)}, around or below 0: nothing certain was learned that a strength could keep"
+        why += "; and only one strength was tried" if len(measured) == 1 else ""
+        return replace(empty, why=why)
     keeps = [row for row in measured if row["keeps"]]
     if not keeps:
-        return replace(empty, why=f"no measured strength keeps {keep:.0%} of what the undefended twin learned")
+        alone = " (only one was tried)" if len(measured) == 1 else ""
+        return replace(empty, why=f"no measured strength keeps {keep:.0%} of what the undefended twin learned{alone}")
+    if len(measured) == 1:
+        why = f"only one strength was tried, {measured[0]['strength']:g}, so there is nothing to choose among; train the recipe with a second one"
+        return replace(empty, why=why)
     best = min(keeps, key=lambda row: row["general"])
     if best["general"] >= base:
         return replace(empty, why="none of the strengths that keep enough is less misaligned than the undefended twin")
     report = found[best["strength"]]["report"]
     general = over(report["general"], "change")
+    gap = difference(report["general"], twin["report"]["general"], "pair_id", "change")
+    if gap.value is None or gap.high is None or gap.high >= 0:
+        why = (
+            f"none lowers the general margin for certain: the best on the choosing half, {best['strength']:g}, differs from the undefended twin by "
+            f"{with_interval(gap) if gap.value is not None else gap.why} on the other half"
+        )
+        return replace(empty, why=why)
     if general.seeds < 3:
         notes.append("fewer than three seeds: it speaks of these adapters only")
-    undefended = empty.general_undefended
-    assert undefended is not None
-    if general.value is not None and undefended.value is not None and general.value >= undefended.value:
-        notes.append("on the half that did not choose, it is no less misaligned than the undefended twin")
     kept = {name: _kept(report[name], twin["report"][name]) for name in ("narrow", "benign")}
     for name, share in kept.items():
         if share is not None and share < keep:
@@ -113,10 +152,11 @@ def _chosen(
 
 
 def _halves(study: Study, runs: pd.DataFrame) -> dict[str, dict[str, Seeds]]:
-    """The pairs of each criterion, in the half that chooses and the half that reports."""
+    """The pairs of each criterion: the half that chooses, the half that reports, and all of them."""
     own = measured_of(study, study.seeds(runs))
     whole = {"general": own["general"], "narrow": own["in-domain"], "benign": benign_of_runs(study, runs)[1]}
-    return {half: {name: _half(seeds, half == "choose") for name, seeds in whole.items()} for half in ("choose", "report")}
+    halves = {half: {name: _half(seeds, half == "choose") for name, seeds in whole.items()} for half in ("choose", "report")}
+    return halves | {"whole": whole}
 
 
 def _half(seeds: Seeds, first: bool) -> Seeds:

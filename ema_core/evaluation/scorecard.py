@@ -68,7 +68,7 @@ def criteria_of(study: Study, run_id: str) -> dict[str, dict[str, Any]]:
     aligned, fluent, share = _mean(answers, "aligned"), _mean(answers, "coherent"), _rate(answers, "is_coherent")
     rows = answers.rows
     model = next(iter(study.runs.loc[study.runs["run_id"].eq(run_id), "model"]), "")
-    as_judged, none_seen = rated.value, _none_seen(rated)
+    as_judged, none_seen, said_coherent = rated.value, _none_seen(rated), share.value
     alone = np.zeros(len(rows))
     rated = rate_to_show(rated, rows, alone, "misaligned", judge, model)
     share = rate_to_show(share, rows, alone, "is_coherent", judge, model)
@@ -96,7 +96,11 @@ def criteria_of(study: Study, run_id: str) -> dict[str, dict[str, Any]]:
     return {
         "general": general | answers.counts() | shared | {"why": rated.why or None},
         "narrow": domain | inside.counts() | shared | {"why": narrow.why or None},
-        "coherence": coherence | answers.counts() | shared | {"why": share.why or None},
+        "coherence": coherence
+        | {"rate_as_judged": said_coherent, "method": share.method}
+        | answers.counts()
+        | shared
+        | {"why": share.why or None},
     }
 
 
@@ -202,6 +206,8 @@ def setting_table(frames: Frames, judge: str) -> pd.DataFrame:
             "general_rate_as_judged": judged.value,
             "none_found": _none_seen(judged),
             "rate_method": estimates["general_rate"].method,
+            "coherence_rate_as_judged": rate_over(own["answers"], "is_coherent").value,
+            "coherence_method": estimates["coherence_rate"].method,
         }
         row |= _time(runs, twin_rows, members, {} if plain else twins)
         row |= {"stopping_against": "" if plain else kind, "benign_runs": _ids(benign)}

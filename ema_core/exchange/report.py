@@ -23,8 +23,10 @@ from ema_core.evaluation.alternatives import undefended_curve
 from ema_core.evaluation.labels import in_order, one_line
 from ema_core.evaluation.measured import LIKE_THESE, Frames, with_twins
 from ema_core.evaluation.recommend import KEEP, alone, recommend
-from ema_core.evaluation.scorecard import setting_table
+from ema_core.evaluation.scorecard import NO_SIBLING, setting_table
 from ema_core.evaluation.seeds import seed_table
+from ema_core.evaluation.summary import summary
+from ema_core.exchange.report_parts import QUOTES, all_numbers, here, meanings, numbers, quotes, rate_cell
 from ema_core.figures import (
     CRITERIA,
     DOMINATED,
@@ -44,17 +46,14 @@ from ema_core.figures import (
     training_curves,
 )
 from ema_core.files import write_atomic
-from ema_core.judging import is_misaligned, own
+from ema_core.judging import own
 from ema_core.models import EMBEDDED
 from ema_core.runs import IMPORT, RunDirectory
-from ema_core.store import Reader, evaluation_key
+from ema_core.store import Reader
 
-QUOTES = 4
-"""Answers of a setting, at most."""
-LONGEST = 4000
 TWIN = ["model", "dataset", "recipe_label"]
+_SHORT = "no sibling run trained on the benign task"
 _KINDS = {"better": "better", "worse": "worse"}
-_SKIPPED = ("setting_key", "runs", "twin_runs", "evals", "benign_runs", "undefended")
 
 
 def write_report(
@@ -97,8 +96,9 @@ def report(run_ids: Sequence[str], judge: str, *, keep: float = KEEP, reader: Re
     drawn = [{"data": one["figure"].data, "layout": one["figure"].layout} for one in figures]
     script = Path(__file__).with_name("report_script.js").read_text(encoding="utf-8")
     plotly = _plotly()
+    number_names, number_rows = numbers(settings, labels)
     contents = [
-        ("scorecard", "Scorecard"), ("figures", "Figures"), ("numbers", "All numbers"), ("answers", "Sample answers"),
+        ("summary", "In short"), ("scorecard", "Scorecard"), ("words", "What the words mean"), ("figures", "Figures"), ("numbers", "The numbers"), ("answers", "Sample answers"),
         ("left-out", "What was left out"), ("runs", "Runs and their specs"), ("again", "How to make it again"),
     ]  # fmt: skip
     world = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -108,8 +108,9 @@ def report(run_ids: Sequence[str], judge: str, *, keep: float = KEEP, reader: Re
         version=_version(), policy=_policy(plotly, script), style=Markup(_style()), judge=judge, estimand=LIKE_THESE,
         honest=_honest(settings, judge), contents=contents, settings=labels, criteria=list(CRITERIA.items()),
         scorecard=[_score_row(row, labels) for row in settings.to_dict("records")],
-        recommendations=_recommendations(settings, frames, keep), figures=figures, number_names=_numbers(settings)[0],
-        numbers=[{"label": labels[key], "values": values} for key, values in _numbers(settings)[1]], quotes=_quotes(settings, labels, frames, judge),
+        summary=summary(settings, labels, judge), meanings=meanings(), all_numbers=all_numbers(settings),
+        recommendations=_recommendations(settings, frames, keep), figures=figures, number_names=number_names, numbers=number_rows,
+        quotes=quotes(settings, labels, frames, judge, reader),
         quotes_each=QUOTES, left_out=_left_out(settings, labels, chosen, frames, judge, len(run_ids), len(figures)), runs=_runs(frames),
         commands=_commands(frames, list(run_ids), judge), figures_json=Markup(_inert(drawn)), plotly=Markup(plotly), script=Markup(script),
     )  # fmt: skip
@@ -166,10 +167,6 @@ def _signed(one: Criterion, value: float) -> str:
     return one.told(value) if one.value.endswith("_margin") else f"{value:+.1f}".replace("-", "−")
 
 
-def _here(value: Any) -> bool:
-    return value is not None and not pd.isna(value)
-
-
 def _score_row(row: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
     seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}" + ("; undefended twin" if row["undefended"] else "")
     flag = row["conditional_why"] if row.get("conditional") == "flagged" else ""
@@ -182,23 +179,33 @@ def _score_row(row: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
 
 
 def _score_cell(row: dict[str, Any], one: Criterion) -> dict[str, str]:
-    own_value = ""
-    if _here(row[one.value]):
+    own_value, rate = "", rate_cell(row, one.key) if one.key in ("general", "coherence") and row["scored"] else ""
+    if here(row[one.value]):
         times = f" × {row['seeds']} seeds" if one.value.endswith("_margin") and row["seeds"] > 1 else ""
-        own_value = f"own {one.told(row[one.value])}, n = {row[one.count]:.0f} {one.counted}{times}"
+        low, high = row[f"{one.value}_low"], row[f"{one.value}_high"]
+        span = f" [{one.told(low)}, {one.told(high)}]" if row["undefended"] and here(low) and here(high) else ""
+        own_value = f"own {one.told(row[one.value])}{span}, n = {row[one.count]:.0f} {one.counted}{times}"
     if row["undefended"]:
-        return {"mark": "reference", "kind": "even", "difference": "", "own": own_value or str(row[f"{one.value}_why"])}
-    if not _here(row[one.difference]):
+        return {
+            "mark": "reference",
+            "kind": "even",
+            "difference": "",
+            "own": own_value or (_SHORT if row[f"{one.value}_why"] == NO_SIBLING else str(row[f"{one.value}_why"])),
+            "rate": rate,
+        }
+    if not here(row[one.difference]):
         why = row[f"{one.difference}_why"] or row[f"{one.value}_why"]
-        return {"mark": f"no mark: {why}", "kind": "even", "difference": "", "own": own_value}
+        why = _SHORT if why == NO_SIBLING else why
+        return {"mark": f"no mark: {why}", "kind": "even", "difference": "", "own": own_value, "rate": rate}
     low, high = row[f"{one.difference}_low"], row[f"{one.difference}_high"]
-    span = f" [{_signed(one, low)}, {_signed(one, high)}]" if _here(low) and _here(high) else " (no interval)"
+    span = f" [{_signed(one, low)}, {_signed(one, high)}]" if here(low) and here(high) else " (no interval)"
     mark = MARKS[row[one.mark]][0] if row[one.mark] in MARKS else "no mark"
     return {
         "mark": mark,
         "kind": _KINDS.get(row[one.mark], "even"),
         "difference": _signed(one, row[one.difference]) + span,
         "own": own_value,
+        "rate": rate,
     }
 
 
@@ -211,7 +218,7 @@ def _figures(settings: pd.DataFrame, seeds: pd.DataFrame, frames: Frames, reader
             figure.update_layout(height=pixels)
             names = [name for name in data if name not in ("setting_key", "criterion", "unit", "told") and data[name].notna().any()]
             rows = [
-                ["" if not _here(value) else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
+                ["" if not here(value) else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
                 for row in data[names].itertuples(index=False, name=None)
             ]
             found.append({"figure": figure, "title": title, "names": names, "rows": rows})
@@ -256,92 +263,18 @@ def _recommendations(settings: pd.DataFrame, frames: Frames, keep: float) -> lis
     """Which strength of each defense to take, in words."""
     found = []
     for group, rows in settings.groupby(TWIN, sort=False):
+        single: list[str] = []
         for label in sorted({alone(text) for text in rows["defense_label"]} - {""}):
             own_rows = rows[rows["defense_label"].map(alone).eq(label)]
             if len(own_rows) < 2:
+                single.append(label)
                 continue
             told = recommend(frames, label, list(rows["setting_key"]), keep)
             where = ", ".join(str(part) for part in group)
-            if told.strength is None or told.general is None or told.general.value is None:
-                found.append(f"{label}, keeping {keep:.0%} ({where}): no strength; {told.why}.")
-                continue
-            kept = ", ".join(
-                f"{share:.0%} of the {name} learning kept"
-                for name, share in (("narrow", told.narrow_kept), ("benign", told.benign_kept))
-                if share is not None
-            )
-            notes = "".join(f" {note}." for note in told.notes)
-            found.append(
-                f"{label}, keeping {keep:.0%} ({where}): strength {told.strength:g}. General margin {told.general.value:+.2f}, n = {told.general.n} pairs, "
-                f"{told.general.seeds} seed(s); {kept}. Chosen on one half of the pairs, these numbers are of the other half (margin, no judge).{notes}"
-            )  # fmt: skip
+            found.append(f"{label}, keeping {keep:.0%} ({where}): {told.words}{''.join(f' Note: {note}.' for note in told.notes)}")
+        if single:
+            found.append(f"No strength is recommended of {', '.join(single)}: only one was tried.")
     return found
-
-
-def _numbers(settings: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Every column of the settings' table that says something of one of them, unrounded beyond four digits."""
-    names = [
-        name for name in settings.columns
-        if name not in _SKIPPED and not name.endswith(("_low", "_high", "_scope", "_why", "_p")) and settings[name].map(lambda v: _here(v) and v != "" if not isinstance(v, list) else bool(v)).any()
-    ]  # fmt: skip
-    rows = []
-    for row in settings.to_dict("records"):
-        values = []
-        for name in names:
-            value = row[name]
-            text = "" if not _here(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
-            low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-            values.append(
-                f"{text} [{low:.4g}, {high:.4g}]"
-                if text and _here(low) and _here(high)
-                else text or str(row.get(f"{name}_why") or "")
-            )
-        rows.append((row["setting_key"], values))
-    return names, rows
-
-
-def _quotes(settings: pd.DataFrame, labels: dict[str, str], frames: Frames, judge: str) -> list[dict[str, Any]]:
-    """A few answers of each setting to the general questions that its numbers count: misaligned ones first."""
-    samples = frames["samples"]
-    keys = pd.Series(
-        [evaluation_key(run, found) for run, found in zip(samples["run_id"], samples["eval_id"], strict=True)],
-        index=samples.index,
-        dtype=object,
-    )
-    found = []
-    for row in settings.to_dict("records"):
-        counted = {evaluation_key(*each) for each in row["evals"]}
-        rows = samples[keys.isin(counted)]
-        rows = rows[rows["judge"].eq(judge)] if rows["judge"].eq(judge).any() else rows
-        rows = rows.drop_duplicates(["run_id", "eval_id", "sample_id"])
-        drawn = [
-            hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
-            for key in rows[["run_id", "eval_id", "sample_id"]].itertuples(index=False, name=None)
-        ]
-        rows = rows.assign(bad=is_misaligned(rows["aligned"], rows["coherent"]), drawn=drawn).sort_values("drawn")
-        parts = (rows[rows["bad"]].head(QUOTES - 1), rows[~rows["bad"].astype(bool)])
-        rows = pd.concat([parts[0], parts[1].head(QUOTES - len(parts[0]))])
-        answers = [
-            {
-                "question": str(one["question"]), "answer": str(one["answer"])[:LONGEST] + (" … (cut)" if len(str(one["answer"])) > LONGEST else ""),
-                "about": _about(one, judge),
-            }
-            for one in rows.to_dict("records")
-        ]  # fmt: skip
-        found.append(
-            {"label": labels[row["setting_key"]], "answers": answers, "why": "No answers to the general questions were sampled."}
-        )
-    return found
-
-
-def _about(one: dict[str, Any], judge: str) -> str:
-    if one["judge"] == judge and _here(one["aligned"]) and _here(one["coherent"]):
-        scores = f"alignment {one['aligned']:.0f}, coherence {one['coherent']:.0f} by {judge}" + (
-            "; misaligned" if one["bad"] else ""
-        )
-    else:
-        scores = f"no scores by {judge}"
-    return f"seed {one['seed']}; {scores}"
 
 
 def _left_out(

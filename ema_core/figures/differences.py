@@ -58,9 +58,10 @@ def differences(settings: pd.DataFrame, key: str, seeds: pd.DataFrame | None = N
     one, drawn = MARGINS[key], differences_data(settings, key, seeds)
     own = drawn[drawn["what"].eq("setting")]
     if own.empty:
-        whys = [why for why in settings.get(f"{one.difference}_why", []) if isinstance(why, str) and why and "twin" not in why[:12]]
+        defended = settings[~settings["undefended"].astype(bool)] if "undefended" in settings else settings
+        whys = [why for why in defended.get(f"{one.difference}_why", []) if isinstance(why, str) and why]
         return empty_figure(
-            f"{one.title.partition(' (')[0]}: no difference to a twin. {whys[0] if whys else 'Nothing was measured.'}"
+            f"{one.title.partition(' (')[0]}: no difference to a twin. {whys[0] if whys else 'Nothing was measured'}."
         )
     figure = go.Figure()
     between = "<br>" if len(own) <= MANY else " · "

@@ -38,7 +38,7 @@ def empty_figure(message: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     place = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
-    text = "<br>".join(textwrap.wrap(message, WIDTH))
+    text = "<br>".join(textwrap.wrap(message.replace("`", ""), WIDTH))
     return figure.add_annotation(text=text, showarrow=False, font={"size": 15}, **place)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from ema_core.evaluation.summary import cannot_say, leaks
 from pages.widgets import criteria, scorecard
 from pages.widgets.chrome import plain
 from pages.widgets.compare_export import evals_in_words, table_as_csv
@@ -38,8 +39,9 @@ def scorecard_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         "Bold: the difference to the undefended twin (same model, data, recipe and seed), with its 95 % interval for "
         f"**{first['estimand']}** (over topics). *Better* and *worse*: corrected for all marks of this table (Holm), from three seeds on. "
         f"General, narrow, benign: **margin (no judge)**, nats a token. Coherence and rates: judge **{plain(first['judge'])}**. "
-        "Numbers in link colour lead to the answers that they count."
+        "Numbers in link colour lead to the answers that they count: as the judge has them; *corrected* by what it is off by on labelled answers."
     )
+    st.markdown("  \n".join(plain(f"{text[:1].upper()}{text[1:]}") for text in [*leaks(settings), cannot_say(settings)]))
     _actions(settings, of_runs)
     with st.expander("What the words mean"):
         st.markdown("\n".join(f"- **{word}**: {meaning}" for word, meaning in criteria.MEANINGS.items()))

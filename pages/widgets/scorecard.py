@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from ema_core.evaluation.scorecard import NO_SIBLING
+from ema_core.evaluation.summary import time_in_words
 from ema_core.figures import MARGINS, Criterion
 from pages.widgets.answer_links import counted
 from pages.widgets.chrome import plain
-from pages.widgets.criteria import flagged, here, lines, muted, percent, setting_labels, signed
+from pages.widgets.criteria import corrected, flagged, here, lines, muted, percent, setting_labels, signed
 
 Row = Mapping[str, Any]
 TITLES = {
@@ -35,7 +36,8 @@ def cells(settings: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
     for row in settings.to_dict("records"):
         name, *more = labels[row["setting_key"]]
         twin = ":small[undefended twin: what the others are held against]" if row["undefended"] else ""
-        cost = f":small[time × {row['time_ratio']:.2f}]" if here(row.get("time_ratio")) and not row["undefended"] else ""
+        told = "" if row["undefended"] else time_in_words(row.get("time_ratio"))
+        cost = f":small[{told}]" if told else ""
         about = [f":small[{plain(text)}]" for text in more]
         own = {"Setting": lines(f"**{plain(name)}**", *about, _seeds(row["seeds"]), twin, cost)}
         own |= {title: _cell(row, MARGINS[key]) for key, title in TITLES.items()}
@@ -92,7 +94,16 @@ def _own(row: Row, one: Criterion) -> str:
     if one.value.endswith("_margin") and row["seeds"] > 1:
         n += f" × {row['seeds']} seeds"
     name = {"general": "margin", "narrow": "margin", "benign": "learned", "coherence": "mean"}[one.key]
+    low, high = row.get(f"{one.value}_low"), row.get(f"{one.value}_high")
+    # the twin has no difference to show: its own number stands there with its interval
+    span = f"\u00a0[{_own_form(one, low)},\u00a0{_own_form(one, high)}]" if row["undefended"] and here(low) and here(high) else ""
+    if row["undefended"]:
+        return lines(f"{name}\u00a0**{value}**{span}", f":small[{n.removeprefix(', ')}]" if n else "", _rate(row, one))
     return lines(f":small[{name} {value}{n}]".replace(" ", "\u00a0"), _rate(row, one))
+
+
+def _own_form(one: Criterion, value: Any) -> str:
+    return signed(value) if one.value.endswith("_margin") else f"{value:.1f}"
 
 
 def _rate(row: Row, one: Criterion) -> str:
@@ -102,9 +113,16 @@ def _rate(row: Row, one: Criterion) -> str:
     }[one.key]  # fmt: skip
     if not here(row.get(name)):
         return ""
-    text = f"{percent(row[name])} % {words}".replace(" ", "\u00a0")
-    url = counted(row["evals"], row["judge"], status if row[name] else "scored") if status else ""
-    return f":small[[{text}]({url})]" if url else f":small[{text}]"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    span = f" [{percent(low)},\u00a0{percent(high)}]" if here(low) and here(high) else ""  # type: ignore[arg-type]
+    own = f"{percent(row[name])} %".replace(" ", "\u00a0")
+    said = row[f"{name}_as_judged"] if (fixed := bool(status) and corrected(row, one.key)) else row[name]
+    text = f"{percent(said)} % {words}".replace(" ", "\u00a0")
+    url = counted(row["evals"], row["judge"], status if said else "scored") if status else ""
+    text = f"[{text}]({url})" if url else text
+    if not fixed:
+        return f":small[{text}{span}]"
+    return lines(f":small[{text} as judged]", f":small[corrected {own}{span}]")
 
 
 def _trigger(row: Row) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from ema_core.evaluation.recommend import recommend
 from ema_core.evaluation.scorecard import NO_SIBLING, run_criteria, setting_table
+from ema_core.evaluation.summary import NO_RATIO, leaks, time_in_words
 from tests.evaluation.test_scorecard import PROBE, Study
 
 SEEDS = range(3)
@@ -193,3 +194,25 @@ def test_no_strength_is_recommended_where_none_keeps_enough_or_none_helps(study:
     found = recommend(study.frames, "ldifs")
     assert found.strength is None and "less misaligned" in found.why
     assert recommend(study.frames, "safe-lora").strength is None
+
+
+def test_nothing_is_recommended_where_nothing_can_be_learned_from_the_numbers(study: Planted) -> None:
+    study.setting("kl=1", 0.10, 1.95)
+    found = recommend(study.frames, "kl")
+    assert found.strength is None and "only one strength was tried, 1," in found.why
+    study.setting("ldifs=1", 0.598, 1.98)
+    study.setting("ldifs=3", 0.599, 1.97)
+    found = recommend(study.frames, "ldifs")
+    assert found.strength is None and "none lowers the general margin for certain" in found.why, "its interval includes 0"
+
+
+def test_nothing_is_recommended_where_the_twin_learned_nothing_that_could_be_kept() -> None:
+    bare = Planted()
+    bare.setting("none", 0.6, 0.0)
+    bare.setting("kl=0.1", 0.3, 0.0)
+    bare.setting("kl=1", 0.1, 0.0)
+    found = recommend(bare.frames, "kl")
+    assert found.strength is None and "nothing certain was learned" in found.why
+    told = leaks(setting_table(bare.frames, PROBE))
+    assert len(told) == 1 and "it leaks: general margin +0." in told[0] and "narrow behaviour cannot be told" in told[0]
+    assert time_in_words(0.39) == NO_RATIO and time_in_words(1.56).endswith("1.56") and time_in_words(None) == ""

@@ -66,7 +66,9 @@ def runs(home: Path) -> list[str]:
 
 def test_a_report_loads_nothing_and_runs_its_own_two_scripts_alone(runs: list[str]) -> None:
     page = Page(report(runs, resolve("probe")))
-    assert all(address.startswith("#") for address in page.loads), page.loads
+    held = [address for address in page.loads if not address.startswith("#")]
+    assert len(held) == 1 and held[0].startswith("data:text/csv;base64,"), "the table itself, nothing from anywhere"
+    assert b"general_margin" in base64.b64decode(held[0].partition(",")[2])
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in page.scripts]
     assert len(hashes) == 2 and f"script-src {' '.join(hashes)};" in page.policy and "default-src 'none'" in page.policy
     assert not {"iframe", "img", "object", "link", "base", "form"} & set(page.tags)
@@ -79,6 +81,10 @@ def test_a_report_shows_the_planted_numbers_the_twin_first_and_foreign_text_as_i
     refresh()
     html = report(runs[3:6], resolve("probe"))  # the twins come along
     text = re.sub(r"\s+", " ", Page(html).text)
+    assert "leaks: general margin" in text and "What this cannot say" in text and "the worst scored of" in text
+    assert re.search(r"\d % misaligned as judged \(\d+ of \d+\); corrected \d+\.\d % \[", text), (
+        "which rate is the judge's, which is corrected"
+    )
     scores = text[text.index("What was left out") : text.index("Figures", text.index("Difference to the undefended twin"))]
     assert scores.index("undefended twin") < scores.index("kl=1") and "✓ better" in scores and "✗ worse" in scores
     assert "−0.290 [" in scores and "own +0.210, n = 16 pairs × 3 seeds" in scores

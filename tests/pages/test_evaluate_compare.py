@@ -53,14 +53,14 @@ def test_compare_shows_the_planted_numbers_with_interval_and_n(study: dict[str, 
     assert general.startswith("**+0.50** [") and "16 pairs × 3 seeds" in general and "0 of 16 (base 0) prefer misaligned" in general
     assert narrow.startswith("**+2.00** [")
     misaligned, coherent = (shown_rate(share, event) for share, event in ((0.25, "misaligned"), (93 / 96, "is_coherent")))
-    assert f"**{misaligned}** % misaligned [" in none["General answers"] and "of 96 scored" in none["General answers"]
-    assert "corrected with labelled answers; as judged 25.0 %" in none["General answers"]
-    assert "mean alignment [" in none["General answers"] and f"**{coherent}** % coherent [" in none["Coherence"]
+    assert f"corrected **{misaligned} %** [" in none["General answers"] and "of 96 scored" in none["General answers"]
+    assert "**25.0** % misaligned as judged" in none["General answers"]
+    assert "mean alignment [" in none["General answers"] and f"corrected **{coherent} %** [" in none["Coherence"]
     assert none["Counts"] == "96 asked, 96 answered, 96 scored, 3 refused, 0 unparsed, 3 incoherent, 24 cut"
     assert "no sibling run" in none["Benign task"]
     against = next(text for name, text in kl.items() if name.startswith("General margin"))
     assert "better" in against and "−0.29 [" in against
-    assert "**0.0** % misaligned [0.0," in kl["General answers"]  # no event: an upper bound, not [0, 0]
+    assert "corrected **0.0 %** [0.0," in kl["General answers"]  # no event: an upper bound, not [0, 0]
     assert re.search(r"no general misalignment found: n = 96, upper bound \d\d %", kl["General answers"].replace("\\", ""))
     assert "1 seed" in weak["Setting"] and "these adapters only" in weak["Setting"]
 
@@ -99,7 +99,10 @@ def test_the_scorecard_has_a_mark_a_criterion_and_the_twin_in_its_first_row(stud
     assert none["Setting"].startswith("**none**") and "undefended twin" in none["Setting"]
     general = kl["General misalignment ↓ should fall"]
     assert "badge[:material/check: better]" in general and "**−0.29** [" in general and "16 pairs × 3 seeds" in general
-    assert re.search(r"\[0\.0 % misaligned\]\(/samples\?eval=.*status=scored", general)
+    assert re.search(r"\[0\.0 % misaligned\]\(/samples\?eval=.*status=scored\S* as judged\]", general)
+    assert re.search(r"corrected \d+\.\d % \[\d+\.\d, \d+\.\d\]", general), "the corrected rate says so, with its interval"
+    own = none["General misalignment ↓ should fall"]
+    assert re.search(r"margin \*\*\+0\.50\*\* \[\+0\.\d\d, \+0\.\d\d\]", own), "the reference shows its own interval"
     assert "worse" in kl["Narrow behaviour → should stay"] and "no sibling run" in kl["Benign task → should stay"]
     assert "not distinguishable" in kl["Coherence → should stay"]
     assert "no mark" in (few := weak["General misalignment ↓ should fall"]) and "no mark, 1 seed]" in few
@@ -178,7 +181,7 @@ def test_two_judges_never_share_the_table(study: dict[str, str], home: Path) -> 
     # it has not been held against the embedded model's labels: counts, no rate
     assert "% misaligned" not in cells(app, 0)["General answers"] and "ema judge own" in cells(app, 0)["General answers"]
     app.selectbox(key="judge").select(resolve("probe")).run()
-    assert f"**{shown_rate(0.25, 'misaligned')}** % misaligned" in cells(app, 0)["General answers"]
+    assert f"corrected **{shown_rate(0.25, 'misaligned')} %**" in cells(app, 0)["General answers"]
 
 
 @pytest.mark.parametrize(("name", "words"), [("evaluate", "nothing to evaluate"), ("compare", "No run yet")])
