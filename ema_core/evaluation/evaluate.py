@@ -277,11 +277,11 @@ def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedM
     share.done += sum(share.plan[item.target][0] for item in group if item not in missing)
     if not missing:
         return
-    share.part(sum(share.plan[item.target][0] for item in missing))
     bases = [
         base_log_likelihoods(loaded, item.suite.name, item.suite.pairs, lambda n: share.say("margin of the base model"))
         for item in missing
     ]
+    share.part(sum(share.plan[item.target][0] for item in missing))
     with adapters.adapted(loaded.model, adapter, scale) as model:
         for item, base in zip(missing, bases, strict=True):
             pairs, begun, planned = len(item.suite.pairs), share.done, share.plan[item.target][0]
