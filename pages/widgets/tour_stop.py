@@ -109,7 +109,7 @@ def _demo(number: int) -> None:
     no_worker = "No worker is there to train. Start it in the sidebar or with `ema app`; the recorded curves will do as well."
     with st.popover(
         "Or train it yourself", icon=":material/play_arrow:", key="learn-demo-ask", disabled=not alive or bool(why),
-        help=why or ("Says first what that is and how long it takes." if alive else no_worker),
+        help=why or (None if alive else no_worker),
     ):  # fmt: skip
         st.markdown(f"This is the demo of Home. {WHAT}")
         with errors():
