@@ -6,10 +6,10 @@ import streamlit as st
 
 from ema_core.jobs import launch
 from ema_core.models import EMBEDDED, find
-from ema_core.runs import RunDirectory
-from ema_core.training.estimate import Estimate, estimate
+from ema_core.runs import RunDirectory, Status
 from pages.widgets import person, worker_panel
-from pages.widgets.chrome import ago, duration, errors, header, in_words, notices, plain, status_badge
+from pages.widgets.chrome import ago, errors, header, in_words, notices, plain, status_badge
+from pages.widgets.demo import WHAT, demo_takes
 from pages.widgets.recorded import recorded_studies
 from pages.widgets.run_picker import newest_first, run_info, run_link, show_runs
 
@@ -58,28 +58,19 @@ def recent_run(run_id: str) -> None:
             run_link(run_id, info.name or info.defense)  # an id is cut on a narrow screen
         total = f" of {state.total_steps}" if state.total_steps else ""
         defense = person.whose(state.owner) + (f"{info.defense} · " if info.name else "")
-        what = info.problem or f"{defense}{info.dataset} · seed {info.seed} · step {state.step}{total} · {ago(state.created)}"
+        rests = " · cancelled before it began" if state.status is Status.PAUSED and not state.step else ""
+        what = (
+            info.problem or f"{defense}{info.dataset} · seed {info.seed} · step {state.step}{total} · {ago(state.created)}{rests}"
+        )
         st.caption(plain(what))
-
-
-@st.cache_data(ttl=60, show_spinner=False)
-def demo_estimates() -> list[Estimate]:
-    return [estimate(spec) for spec in launch.DEMO.values()]
 
 
 def demo() -> None:
     """One button, with what it will take said before."""
     st.subheader("Start here", anchor=False)
-    st.markdown(
-        "Two runs on the same examples in the same order: one undefended, one with a KL penalty of strength 1. Both are evaluated."
-    )
+    st.markdown(WHAT)
     with errors():
-        found = demo_estimates()
-        each = " + ".join(duration(one.seconds) for one in found)
-        basis = "this machine's own speed" if found[0].measured else "two laptop cores"
-        st.caption(
-            f"Training takes about {each} ({found[0].steps} steps each, from {basis}), the evaluations some minutes after that."
-        )
+        st.caption(demo_takes())
     notices("demo")
     st.button(
         "Start the demo", key="start-demo", type="primary", icon=":material/play_arrow:", on_click=start_demo,

@@ -81,7 +81,7 @@ def agreement_part() -> None:
         second = st.selectbox("Second", others, others.index(beside[0]) if beside else 0, key="second", bind="query-params")
         suites = sorted(verdicts_of(first, version, said)["suite"].dropna().unique())
         suite = st.selectbox("Suite", suites, None, key="suite", bind="query-params", placeholder="all", width=200) or ""
-    st.caption(f"{plain(first)} judged {counts[first]:,} answers, {plain(second)} {counts[second]:,}.")
+    st.caption(f"{plain(first)} judged {_answers(counts[first])}, {plain(second)} {_answers(counts[second])}.")
     found = agreement_of(first, second, suite, version, said)
     if not found.both:
         st.info(
@@ -89,8 +89,12 @@ def agreement_part() -> None:
             icon=":material/join_inner:",
         )
         return
-    left = f" {found.only:,} more were left without a score or verdict by one of them." if found.only else ""
-    st.markdown(f"**{found.both:,}** answers with a verdict by both.{left}")
+    left = (
+        f" {found.only:,} more {'was' if found.only == 1 else 'were'} left without a score or verdict by one of them."
+        if found.only
+        else ""
+    )
+    st.markdown(f"**{found.both:,}** answer{'' if found.both == 1 else 's'} with a verdict by both.{left}")
     st.table(_agreement_cells(found), border="horizontal", hide_index=True)
     st.caption(
         "Brackets: 95 % intervals over topics (questions like these), leaving out one topic at a time. Kappa is agreement beyond what the two "
@@ -105,6 +109,10 @@ def agreement_part() -> None:
     for judge in dict.fromkeys(REPEAT.sub("", name) for name in (first, second)):
         with errors():
             noise_part(judge, counts, version, said)
+
+
+def _answers(count: int) -> str:
+    return f"{count:,} answer{'' if count == 1 else 's'}"
 
 
 def _one_judge(counts: dict[str, int]) -> None:

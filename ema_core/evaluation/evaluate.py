@@ -14,6 +14,7 @@ from typing import Any
 
 from ema_core.defenses.inoculation import inoculation_prompt
 from ema_core.errors import EmaError
+from ema_core.evaluation.share import Interrupted, Share
 from ema_core.evaluation.spec import CURVE_SCALES, EvalSpec, estimate_evaluation
 from ema_core.evaluation.speed import learn
 from ema_core.evaluation.suites import Question, Suite, load_suite, suites_of, why_not_judged
@@ -30,13 +31,11 @@ from ema_core.models.lora import On, load_adapter
 from ema_core.runs import RunDirectory, Status, base_directory
 
 MOST_ADAPTERS = 16
+PARTS = {0.25: "a quarter of", 0.5: "half", 0.75: "three quarters of"}
+"""Of an adapter's strength, in words."""
 RECORDED_HINT = (
     "It can be read and compared; to ask it, evaluate it again or train it further, train the same settings as a run of your own."
 )
-
-
-class Interrupted(Exception):
-    """The evaluation was asked to end early; what was done is kept."""
 
 
 def adapter_folder(run: RunDirectory, step: int | None) -> Path:
@@ -106,12 +105,27 @@ class Item:
         return None if self.adapter is None else adapters.adapter_hash(self.adapter)
 
     @property
-    def seconds(self) -> float:
-        """About how long it takes; for progress."""
-        questions, pairs = len(self.suite.questions), len(self.suite.pairs) if self.adapter else 0
-        return estimate_evaluation(
-            questions, pairs, self.spec.samples, self.spec.max_tokens, judged=self.judge is not None, model=self.model
+    def said(self) -> str:
+        """Who is measured, in words: ``kl=1 with the adapter at a quarter of its strength``."""
+        if self.adapter is None:
+            return "the base model"
+        part = PARTS.get(self.spec.scale, f"{self.spec.scale:g} times")
+        strength = "" if self.spec.scale == 1 else f" with the adapter at {part} its strength"
+        return (
+            ("the undefended run" if (label := self.run.spec.defense_label) == "none" else label)
+            + ("" if self.spec.step is None else f" as it was at step {self.spec.step}")
+            + strength
         )
+
+    @property
+    def seconds(self) -> tuple[float, float, float]:
+        """About how long its margins, its answers and their scores take; for progress."""
+        pairs, many = (
+            len(self.suite.pairs) if self.adapter else 0,
+            (len(self.suite.questions), 0, self.spec.samples, self.spec.max_tokens),
+        )
+        answers, both = (estimate_evaluation(*many, judged=judged, model=self.model) for judged in (False, self.judge is not None))
+        return estimate_evaluation(0, pairs, 0, 0, model=self.model), answers, both - answers
 
     def done(self) -> bool:
         try:
@@ -179,7 +193,8 @@ def evaluate(
     }
     for judge in llms.values():
         judge.server()  # one that cannot be asked says so before anything is sampled
-    share = Share(sum(item.seconds for item in todo), interrupted, progress)
+    plan = {item.target: item.seconds for item in todo}
+    share = Share(sum(map(sum, plan.values())), interrupted, progress, plan)
     for (model, device), group in groupby(sorted(todo, key=_machine), key=_machine):
         share.say("loading the model")
         with out_of_memory("evaluating"):
@@ -190,24 +205,6 @@ def evaluate(
 
 def _machine(item: Item) -> tuple[str, str]:
     return item.model, item.device
-
-
-class Share:
-    """How much of the work is done, by the seconds that its parts take; ends it where that was asked for."""
-
-    def __init__(self, total: float, interrupted: Callable[[], bool], progress: Progress) -> None:
-        self.total, self.done, self.interrupted, self.progress = max(total, 1e-9), 0.0, interrupted, progress
-
-    def tell(self, what: str) -> None:
-        """The same share, in other words."""
-        self.progress(min(0.99, self.done / self.total), what)
-
-    def say(self, what: str, seconds: float = 0.0) -> None:
-        """``seconds`` more of the work are done."""
-        if self.interrupted():
-            raise Interrupted
-        self.done += seconds
-        self.tell(what)
 
 
 def _together(
@@ -227,8 +224,10 @@ def _together(
             _sample(part, how, sampler or LocalSampler(loaded.model, loaded.tokenizer, who), share)
     for item in todo:
         if item.judge:
-            share.say(f"judging {item.name}")
+            share.part(share.plan[item.target][2])
+            share.say(f"scoring the {item.suite.name} answers of {item.said}")
             _judge(item, scorers[item.judge], share)
+            share.done += share.plan[item.target][2]
         write_json(item.target / "spec.json", {**records[item.target], "status": "done", "seconds": time.time() - clock})
 
 
@@ -275,30 +274,27 @@ def _opened(item: Item, loaded: LoadedModel) -> dict[str, Any]:
 
 def _margins(group: Sequence[Item], adapter: Path, scale: float, loaded: LoadedModel, share: Share) -> None:
     missing = [item for item in group if item.suite.pairs and not (item.target / "margins.jsonl").exists()]
-    share.done += sum(_margin_seconds(item) for item in group if item not in missing)
+    share.done += sum(share.plan[item.target][0] for item in group if item not in missing)
     if not missing:
         return
     bases = [
         base_log_likelihoods(loaded, item.suite.name, item.suite.pairs, lambda n: share.say("margin of the base model"))
         for item in missing
     ]
+    share.part(sum(share.plan[item.target][0] for item in missing))
     with adapters.adapted(loaded.model, adapter, scale) as model:
         for item, base in zip(missing, bases, strict=True):
-            pairs, begun = len(item.suite.pairs), share.done
+            pairs, begun, planned = len(item.suite.pairs), share.done, share.plan[item.target][0]
 
-            def seen(n: int, item: Item = item, pairs: int = pairs, begun: float = begun) -> None:
-                share.done = begun + n / pairs * _margin_seconds(item)
-                share.say(f"{item.spec.suite}: margin of {item.name}, {n} of {pairs} pairs")
+            def seen(n: int, item: Item = item, pairs: int = pairs, begun: float = begun, planned: float = planned) -> None:
+                share.done = begun + n / pairs * planned
+                share.say(f"{item.spec.suite} margin of {item.said}, {n} of {pairs} pairs")
 
             clock = time.perf_counter()
             tuned = answer_log_likelihoods(model, loaded, item.suite.pairs, seen)
             learn(item.model, time.perf_counter() - clock, pairs=pairs)
             _write_margins(item.target, item.suite, base, tuned)
-            share.done = begun + _margin_seconds(item)
-
-
-def _margin_seconds(item: Item) -> float:
-    return estimate_evaluation(0, len(item.suite.pairs), 0, 0, model=item.model)
+            share.done = begun + planned
 
 
 def _write_margins(target: Path, suite: Suite, base: dict[str, list[float]], tuned: dict[str, list[float]]) -> None:
@@ -318,10 +314,10 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
     """The answers of all these items in one go, each written to its own as soon as it is there."""
     asked: dict[str, tuple[Item, Question, int]] = {}
     prompts = []
-    each = estimate_evaluation(1, 0, 1, how.max_tokens, judged=False, model=part[0].model)
+    planned = {item.target: share.plan[item.target][1] / max(1, item.spec.samples * len(item.suite.questions)) for item in part}
     for item in part:
         have = {row["sample_id"] for row in read_lines(item.target / "samples.jsonl")[0]}
-        share.done += len(have) * each
+        share.done += len(have) * planned[item.target]
         for question in item.suite.questions:
             for k in range(item.spec.samples):
                 if f"{question.id}#{k}" not in have:
@@ -346,8 +342,10 @@ def _sample(part: Sequence[Item], how: SamplingSettings, sampler: Sampler, share
         for target, new in rows.items():
             append_lines(target / "samples.jsonl", new)
         count += len(done)
-        share.say(f"{count} of {len(prompts)} answers", len(done) * each)
+        share.say(f"{count} of {len(prompts)} answers", sum(planned[asked[one.key][0].target] for one in done))
 
+    share.part(sum(planned[asked[prompt.key][0].target] for prompt in prompts))
+    share.tell(f"sampling {len(prompts)} answers")
     clock = time.perf_counter()
     sampler.sample(prompts, how, keep)
     if isinstance(sampler, LocalSampler):
@@ -372,7 +370,7 @@ def _judge(item: Item, judge: Judge, share: Share) -> None:
     if isinstance(judge, LlmJudge):
         report = judge.run(
             asked, lambda done: append_lines(path, [one.line() for one in done]), interrupted=share.interrupted,
-            progress=lambda part, what: share.tell(f"judging {item.name}: {what}"),
+            progress=lambda part, what: share.tell(f"scoring the answers of {item.said}: {what}"),
         )  # fmt: skip
         if share.interrupted():
             raise Interrupted

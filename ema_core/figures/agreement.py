@@ -10,6 +10,8 @@ from ema_core.judging import MISALIGNED_BELOW
 
 SAME, OTHER = "#0072b2", "#d55e00"
 MOST_POINTS = 4000
+FAINT, STRONG, ON_CELL = "#e6f1f8", "#59a3cd", "#0b1a24"
+"""A cell's colours by its share of the row, opaque, and its count's: a contrast above 4.5 on each, in both themes."""
 
 
 def confusion(table: pd.DataFrame, first: str, second: str) -> go.Figure:
@@ -21,14 +23,16 @@ def confusion(table: pd.DataFrame, first: str, second: str) -> go.Figure:
     names = [str(name) for name in table.index]
     figure = go.Figure(
         go.Heatmap(
-            z=share.to_numpy(), x=names, y=names, zmin=0, zmax=1, colorscale=[[0, "rgba(0,114,178,0.04)"], [1, "rgba(0,114,178,0.65)"]],
+            z=share.to_numpy(), x=names, y=names, zmin=0, zmax=1, colorscale=[[0, FAINT], [1, STRONG]],
             showscale=False, xgap=2, ygap=2, text=table.to_numpy(), customdata=100 * share.to_numpy(),
             hovertemplate="first %{y}, second %{x}: %{text:,}<br>%{customdata:.0f} % of the row<extra></extra>",
         )
     )  # fmt: skip
-    for down in names:  # annotations take the theme's text colour, which the cells' own text does not
+    for down in names:  # in a colour of their own: the theme's grey cannot be read on the strong cells
         for across in names:
-            figure.add_annotation(x=across, y=down, text=f"{table.loc[down, across]:,}", showarrow=False, font={"size": 15})
+            figure.add_annotation(
+                x=across, y=down, text=f"{table.loc[down, across]:,}", showarrow=False, font={"size": 15, "color": ON_CELL}
+            )
     dress(figure)
     figure.update_yaxes(autorange="reversed", title=_short(first), gridcolor=CLEAR)
     figure.update_xaxes(title=_short(second), gridcolor=CLEAR)

@@ -21,7 +21,7 @@ def reliability_diagram(bins: Sequence[dict[str, Any]]) -> go.Figure:
     if not bins:
         return empty_figure("This judge's card has no reliability figures. Fit it again with `ema judge fit`.")
     score, label, share = ([float(row[name]) for row in bins] for name in ("mean_score", "mean_label", "below_30_pct"))
-    count = [f"{row['n']} answers" for row in bins]
+    count = [f"{row['n']} answer{'' if row['n'] == 1 else 's'}" for row in bins]
     ends = [[float(row[name]) for row in bins] for name in ("low", "high")]
     figure = go.Figure()
     figure.add_scatter(

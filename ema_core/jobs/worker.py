@@ -90,7 +90,7 @@ class Worker:
             time.sleep(BEAT_SECONDS)
 
     def _do(self, job: queue.Job) -> None:
-        self.job = job
+        self.activity, self.job = "starting", job
         last = 0.0
 
         def progress(share: float, what: str) -> None:

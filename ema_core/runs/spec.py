@@ -205,8 +205,8 @@ class RunSpec(Strict):
     def from_toml(cls, text: str) -> RunSpec:
         return parse_toml(cls, text, "run spec")
 
-    def command(self) -> str:
-        """The ``ema train`` call that gives this run."""
+    def command(self, name: str = "") -> str:
+        """The ``ema train`` call that gives this run; ``name``: what it is to be called."""
         words = ["ema", "train", "--model", self.model, "--dataset", self.dataset]
         for defense in self.defenses:
             options = options_text(defense.options)
@@ -233,7 +233,7 @@ class RunSpec(Strict):
             words += ["--device", self.device]
         if self.gradient_checkpointing != "auto":
             words += ["--gradient-checkpointing", self.gradient_checkpointing]
-        return shlex.join(words)
+        return shlex.join([*words, *(["--name", name] if name else [])])
 
 
 RECIPE_FLAGS = {

@@ -141,13 +141,13 @@ def measure(
         for number, (name, kind) in enumerate(registry.all_defenses().items()):
             if interrupted():
                 return None
-            progress(0.7 * number / len(registry.all_defenses()), f"looking inside: {name}")
+            progress(0.7 * number / len(registry.all_defenses()), f"reading what each defense would have seen: {kind.title}")
             defenses[name] = _seen(look, kind, run)
         steps = _evenly([step for step in run.checkpoint_steps() if step < reading.steps], ON_THE_WAY)
         for number, step in enumerate(steps):
             if interrupted():
                 return None
-            progress(0.7 + 0.3 * number / len(steps), f"looking inside: step {step}")
+            progress(0.7 + 0.3 * number / len(steps), f"reading what each defense would have seen at step {step}")
             look = reading.at(model, step)
             for name, kind in registry.all_defenses().items():
                 if any(panel.value is not None for panel in defenses[name].panels):

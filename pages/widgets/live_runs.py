@@ -10,17 +10,20 @@ import streamlit as st
 
 from ema_core.errors import EmaError
 from ema_core.jobs import launch, queue
+from ema_core.jobs.cells import has_adapter
 from ema_core.jobs.status import worker_status
 from ema_core.runs import RunDirectory, RunState, Status
 from ema_core.settings import settings
 from ema_core.shared import why_not
 from ema_core.training.best import best_state
+from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, ago, duration, errors, notices, plain, show_error, size, status_badge
 from pages.widgets.curves import curves
 from pages.widgets.person import read_only
 from pages.widgets.probe_curves import probe_curves
+from pages.widgets.recorded import BARE
 from pages.widgets.run_events import RunEvents
-from pages.widgets.run_picker import remembered, run_info, show_runs
+from pages.widgets.run_picker import newest_first, remembered, run_info, show_runs
 from pages.widgets.step_slider import step_slider
 
 ACTIVE_TICK, IDLE_TICK = 1.0, 5.0
@@ -98,9 +101,30 @@ def _card(run: RunDirectory, state: RunState, events: RunEvents) -> None:
         if state.status is Status.FAILED:
             show_error(state.error or "The run failed.", state.hint)
         notices(run.id)
-        if state.status is not Status.DONE and not read_only(state.owner):
+        if state.status is Status.DONE:
+            _next_steps(run)
+        elif not read_only(state.owner):
             with st.container(horizontal=True, key=f"buttons-{run.id}"):
                 _buttons(run, state)
+
+
+def _next_steps(run: RunDirectory) -> None:
+    """Where to go with a run that is done."""
+    asked, there = has_adapter(run), run.evals.is_dir() and any(run.evals.glob("*/samples.jsonl"))
+    with st.container(horizontal=True, gap="medium", key=f"next-{run.id}"):
+        st.page_link(
+            "pages/chat.py", label="Ask it", icon=":material/forum:", disabled=not asked,
+            query_params={"m": beside(run.id, newest_first())} if asked else None,
+            help="Beside its base and its undefended twin." if asked else BARE,
+        )  # fmt: skip
+        st.page_link(
+            "pages/samples.py", label="Its answers", icon=":material/manage_search:", query_params={"run": run.id}, disabled=not there,
+            help=None if there else "It has none yet: they come with its evaluation (Evaluate).",
+        )  # fmt: skip
+        if not there and asked:
+            st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/fact_check:", query_params={"run": run.id})
+        st.page_link("pages/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"run": run.id})
+        st.page_link("pages/inside.py", label="Inside", icon=":material/neurology:", query_params={"run": run.id})
 
 
 def _progress(state: RunState, last: dict[str, float], step: int, total: int) -> str:
@@ -125,6 +149,10 @@ def _lines(run: RunDirectory, state: RunState, events: RunEvents) -> list[str]:
                 lines.append(f"The best kept state is not its end. {found.words} It can be asked below, beside its settings.")
     if state.status is Status.QUEUED:
         lines.append(_place(run))
+    if state.status is Status.PAUSED and not state.step:
+        lines.append(
+            "It never began: its place in the queue was given up. Resume it to queue it again; Delete is among its settings below."
+        )
     if state.status is Status.RUNNING:
         if asked := run.requested():
             lines.append(f"Asked to {asked}: it does after this step, with a checkpoint.")

@@ -35,6 +35,11 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState], mark
         words = "The first figures come when the base was measured."
         if not any(run.probed and states[run.run_id].status.active for run in runs):
             words = "None of these runs has live probes. A new run has them unless **Live probes** is set to none in its form."
+            if any(run.probed for run in runs):
+                words = (
+                    "No live probe was taken: the run was too short for one within a tenth of its time, or ended before it. More steps bring "
+                    "one, or steps that you name under **Live probes** in the form."
+                )
         st.caption(words)
         return
     labels = {run.run_id: run.defense_label for run in runs}
@@ -45,6 +50,9 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState], mark
             st.markdown(f"**{title}**")
             if not traces:
                 st.caption("No in-domain pairs belong to these runs' data sets." if quantity == "in_domain" else "Not measured.")
+                continue
+            if said := _one_look(traces):
+                st.caption(said)
                 continue
             lines = _rules(runs, int(table["step"].max())) if quantity == "general" else []
             live_curve(traces + lines, key=f"probe-{quantity}", view=quantity, y_title=_axis(quantity), raw=False, marker=marker)
@@ -68,9 +76,23 @@ def _traces(table: pd.DataFrame, quantity: Any, labels: Mapping[str, str]) -> li
     return [{**trace, "markers": True} for trace in told_apart(curve_traces(table, quantity=quantity, smoothing=0), labels)]
 
 
+def _one_look(traces: Sequence[dict[str, Any]]) -> str:
+    """In words what would be a lone dot; empty where there are curves to draw (or nothing)."""
+    points = {step for trace in traces for step in trace["x"]}
+    if not traces or len(points) > 1:
+        return ""
+    (step,) = points or {0}
+    if step == 0:
+        return "Only the base was measured so far: 0 by definition. The curve begins with the next probe."
+    each = ", ".join(f"{plain(trace['name'])} {trace['y'][-1]:+.2f}" for trace in traces)
+    return f"One look only, after step {step}: {each}. A curve needs two."
+
+
 def _projection(traces: Sequence[dict[str, Any]], trait: str, marker: int | None) -> None:
     """The runs that are projected on this trait's vector, and why on this one."""
-    if traces:
+    if said := _one_look(traces):
+        st.caption(said)
+    elif traces:
         axis = _axis("projection").replace("the persona vector", f"the vector {trait}")
         live_curve(traces, key=f"probe-projection-{trait}", view=f"projection-{trait}", y_title=axis, raw=False, marker=marker)
     else:

@@ -67,7 +67,12 @@ def _head(seen: Forecast, working: bool) -> None:
             )  # fmt: skip
         if gone := cancelled.last():
             count = len(gone.jobs)
-            st.caption(f"{count} job{'s' if count > 1 else ''} cancelled {ago(gone.time)}.", width="content")
+            rests = (
+                " A run that had not begun is kept, paused: resume or delete it in its card."
+                if any(j.kind == "train" for j in gone.jobs)
+                else ""
+            )
+            st.caption(f"{count} job{'s' if count > 1 else ''} cancelled {ago(gone.time)}.{rests}", width="content")
             st.button(
                 "Undo", key="queue-undo", icon=":material/undo:", on_click=act, args=(cancelled.undo,), kwargs=ARGS,
                 help="Puts them back, each at its old place.",

@@ -96,7 +96,12 @@ def _study(name: str, entry: dict[str, Any], first: bool) -> None:
             st.page_link(
                 "pages/compare.py", label="Its scorecard", icon=":material/compare_arrows:", query_params={"origin": origin}
             )
-            st.page_link("pages/samples.py", label="Its worst answers", icon=":material/forum:", query_params={"origin": origin})
+            st.page_link(
+                "pages/samples.py",
+                label="Worst undefended answers",
+                icon=":material/forum:",
+                query_params={"origin": origin, "defense": "none"},
+            )
             for study in entry["studies"]:
                 st.page_link("pages/studies.py", label="Its runs", icon=":material/grid_view:", query_params={"study": study})
             if (PROJECT / "pages" / "learn.py").is_file():

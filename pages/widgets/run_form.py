@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psutil
 import streamlit as st
 
@@ -51,10 +53,8 @@ def new_run() -> None:
 
 
 def _called() -> None:
-    """Seed, and what the run will be called; all but the seed can be changed at any time later."""
-    with st.container(horizontal=True):
-        st.number_input("Seed", 0, 2**31 - 1, key="form-seed", help="Order of the data and start of the adapter.", **KEPT)
-        st.text_input("Name (optional)", key="form-name", max_chars=MAX_NAME, placeholder="what this run tries", **KEPT)
+    """Seed, tags and a note; all but the seed can be changed at any time later. The name stands beside Launch."""
+    st.number_input("Seed", 0, 2**31 - 1, key="form-seed", help="Order of the data and start of the adapter.", width=240, **KEPT)
     with st.expander("Tags and a note", key="form-label"):
         st.multiselect(
             "Tags", list(dict.fromkeys([*known_tags(), *st.session_state["form-tags"]])), key="form-tags", accept_new_options=True,
@@ -110,6 +110,13 @@ def _defenses() -> tuple[DefenseSpec, ...]:
         placeholder="None: the undefended run", help="They can be combined; what cannot be is said on the right.",
     )  # fmt: skip
     chosen = [known[name] for name in known if name in st.session_state["form-defenses"]]
+    if chosen:
+        st.button(
+            "None: the undefended run", key="form-undefended", type="tertiary", icon=":material/remove_moderator:", on_click=_undefended,
+            help="Takes the defenses out. What they were set to comes back with them.",
+        )  # fmt: skip
+    else:
+        st.caption("No defense: the undefended run, which runs with a defense are held against.")
     specs = tuple(defense_form(kind) for kind in chosen)
     if any(Need.SAFE_POOL in kind.needs for kind in chosen):
         pools = [entry.name for entry in datasets.catalog().values() if entry.kind == "safe"]
@@ -117,17 +124,22 @@ def _defenses() -> tuple[DefenseSpec, ...]:
     return specs
 
 
+def _undefended() -> None:
+    st.session_state["form-defenses"] = []
+
+
 def _recipe() -> None:
-    st.segmented_control(
-        "Recipe", list(PRESETS), key="form-preset", required=True, on_change=preset_chosen, **KEPT,
-        help="demo: minutes on a laptop. paper: the protocol of arXiv 2508.06249, hours on a CPU.",
-    )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="bottom", key="form-recipe"):
+        st.segmented_control(
+            "Recipe", list(PRESETS), key="form-preset", required=True, on_change=preset_chosen, **KEPT,
+            help="demo: minutes on a laptop. paper: the protocol of arXiv 2508.06249, hours on a CPU.",
+        )  # fmt: skip
+        _field("steps", placeholder="all the data", width=200)
     with st.expander("Recipe in detail", key="recipe-detail"):
         columns = st.columns(3)
-        for number, (name, (label, bounds, help)) in enumerate(FIELDS.items()):
+        for number, name in enumerate(name for name in FIELDS if name != "steps"):
             with columns[number % 3]:
-                placeholder = "all the data" if name == "steps" else None
-                st.number_input(label, key=f"form-{name}", help=help, placeholder=placeholder, value=None, **bounds, **KEPT)
+                _field(name)
         rest = dict(st.session_state["form-rest"])
         rest |= {
             name: value for name in ("device", "gradient-checkpointing") if (value := st.session_state[f"form-{name}"]) != "auto"
@@ -135,6 +147,11 @@ def _recipe() -> None:
         if rest:
             words = ", ".join(f"{name.replace('_', ' ').replace('-', ' ')} {value}" for name, value in rest.items())
             st.caption(f"Also as in the run that was copied: {plain(words)}. Choosing a recipe above sets them back.")
+
+
+def _field(name: str, **look: Any) -> None:
+    label, bounds, help = FIELDS[name]
+    st.number_input(label, key=f"form-{name}", help=help, value=None, **look, **bounds, **KEPT)
 
 
 def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
@@ -149,6 +166,7 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
         st.caption("The worker is not running: the run would wait in the queue until it is there.")
     why = no_run(spec)
     notices("launch")
+    st.text_input("Name (optional)", key="form-name", max_chars=MAX_NAME, placeholder="what this run tries", **KEPT)
     with st.container(horizontal=True, key="launch-row"):
         st.button(
             "Launch", key="launch", type="primary", icon=":material/rocket_launch:", on_click=_launch, args=(spec,), disabled=spec is None or bool(why),
@@ -162,7 +180,7 @@ def _summary(defenses: tuple[DefenseSpec, ...]) -> None:
         with errors():
             changes(spec)
         st.caption("The same run on the command line")
-        st.code(spec.command(), language="bash", wrap_lines=True)
+        st.code(spec.command(st.session_state["form-name"].strip()), language="bash", wrap_lines=True)
 
 
 @st.cache_data(show_spinner=False, max_entries=200)

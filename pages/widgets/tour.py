@@ -101,14 +101,19 @@ def _bar(number: int, page: str) -> None:
     stop, key = stops[number - 1], person()
     if page == stop.page and _as_asked(page) and page not in tour.read(key).visits.get(str(number), ()):
         tour.visited(key, number, page)
+    over = str(number) in tour.read(key).done
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small", key="tour-bar"):
         waits = any(check.kind == "verdicts" for check in stop.checks)
         with st.container(width="stretch", gap=None):
             (st.fragment(_line, run_every=3) if waits else _line)(number, key)
-        if st.button("Back to the tour", key="tour-back", type="primary", icon=":material/arrow_back:"):
+        more = over and number < len(stops)
+        if more and st.button(f"Next stop: {stops[number].name}", key="tour-next", type="primary", icon=":material/arrow_forward:"):
+            begin(number + 1)
+            st.switch_page(PAGE, query_params={"stop": str(number + 1)})
+        if st.button("Back to the tour", key="tour-back", type="secondary" if more else "primary", icon=":material/arrow_back:"):
             st.switch_page(PAGE, query_params={"stop": str(number)})
         st.button(
-            "End", key="tour-end", type="tertiary", icon=":material/close:", on_click=leave,
+            "End the tour", key="tour-end", type="tertiary", icon=":material/close:", on_click=leave,
             help="Ends the tour. What you have done is kept; the page Learn goes on from there.",
         )  # fmt: skip
 
@@ -116,10 +121,18 @@ def _bar(number: int, page: str) -> None:
 def _line(number: int, key: str) -> None:
     stops = tour.read_stops()
     stop = stops[number - 1]
+    progress = tour.read(key)
     told = f"**Tour: stop {number} of {len(stops)}** · {plain(_filled(stop.short))}"
     for check in stop.checks:
         if check.kind == "verdicts":
-            told += f" · {min(verdicts_of(key), int(check.number))} of {check.number} given"
+            given = min(verdicts_of(key), int(check.number))
+            told += f" · {given} of {check.number} given" + (", that will do" if given >= int(check.number) else "")
+    if str(number) in progress.done:
+        told = f":green[:material/check_circle:] **Tour: stop {number} of {len(stops)} is done**" + (
+            "" if number < len(stops) else " · it was the last one"
+        )
+    elif stop.page in progress.visits.get(str(number), ()):
+        told += " · opened; the questions wait on Learn"
     st.markdown(told)
 
 

@@ -13,9 +13,11 @@ from ema_core.evaluation.suites import load_suite
 from ema_core.files import read_lines
 from ema_core.jobs import launch
 from ema_core.jobs.status import worker_status
+from pages.widgets import person
 from pages.widgets import tour as bar
 from pages.widgets.answer_card import said_part
 from pages.widgets.chrome import act, errors, notices, plain
+from pages.widgets.demo import WHAT, demo_takes
 from pages.widgets.run_picker import show_runs
 from pages.widgets.tour_study import counts, draw, filled
 
@@ -103,13 +105,26 @@ def _demo(number: int) -> None:
         show_runs(started)
         st.switch_page("pages/fine_tune.py", query_params={"run": started, "part": "Runs", "tour": str(number)})
     alive = worker_status().alive
-    st.button(
-        "Or train it yourself", key="learn-demo", icon=":material/play_arrow:", disabled=not alive, on_click=act, args=(_start_demo,),
-        kwargs={"slot": "learn-demo"},
-        help="Starts the demo of Home, an undefended run and one with KL, and shows its curves: some minutes. Go on with the tour meanwhile."
-        if alive
-        else "No worker is there to train. Start it in the sidebar or with `ema app`; the recorded curves will do as well.",
-    )  # fmt: skip
+    why = person.no_start()
+    no_worker = "No worker is there to train. Start it in the sidebar or with `ema app`; the recorded curves will do as well."
+    with st.popover(
+        "Or train it yourself", icon=":material/play_arrow:", key="learn-demo-ask", disabled=not alive or bool(why),
+        help=why or (None if alive else no_worker),
+    ):  # fmt: skip
+        st.markdown(f"This is the demo of Home. {WHAT}")
+        with errors():
+            st.caption(demo_takes())
+        st.caption(
+            "Go on with the tour meanwhile. What still waits can be cancelled under Queue on Fine-tune; its run is then kept, paused."
+        )
+        st.button(
+            "Put it into the queue",
+            key="learn-demo",
+            type="primary",
+            on_click=act,
+            args=(_start_demo,),
+            kwargs={"slot": "learn-demo"},
+        )
 
 
 def _start_demo() -> None:

@@ -132,7 +132,9 @@ def test_margins_count_as_they_are_taken(model, run: RunDirectory, monkeypatch: 
     seen: list[tuple[float, str]] = []
     told = {"progress": lambda share, what: seen.append((share, what))}
     evaluate({run: [EvalSpec(suite="general", samples=0)]}, loader=lambda name, device: model, **told)
-    assert [share for share, what in seen if "of 20 pairs" in what] == [16 / 20, 0.99], "whoever waits sees it move"
+    first, last = [share for share, what in seen if "of 20 pairs" in what]
+    assert 0.7 < first < last == 0.99, "whoever waits sees it move"
+    assert "general margin of the undefended run, 16 of 20 pairs" in [what for _, what in seen]
 
 
 def test_a_checkpoint_that_is_not_there_is_said(model, run: RunDirectory) -> None:

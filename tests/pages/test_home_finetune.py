@@ -112,7 +112,7 @@ def test_the_form_shows_the_command_and_launches_what_it_says() -> None:
     assert not app.exception
     (run_id,) = run_ids()
     run = RunDirectory.open(run_id)
-    assert run.spec.command() == asked and run.state().name == "mine" and run.state().status is Status.QUEUED
+    assert run.spec.command("mine") == asked and run.state().name == "mine" and run.state().status is Status.QUEUED
     assert address(app) == [run_id], "the page goes on to the run's curves, and its address says so"
 
 
@@ -241,10 +241,46 @@ def test_a_steered_run_without_the_second_vector_says_how_to_build_it(monkeypatc
     monkeypatch.setattr(probe_curves, "live_curve", lambda traces, key, **_: drawn.append(key))
     for changes in ({"projection": None, "trait": "malicious"}, {"projection": -0.7}):
         run = make_run("persona-steering=5")
-        run.append_event(probe(4, 0.1, **changes))
+        for number in (4, 8):
+            run.append_event(probe(number, 0.1, **changes))
         shown = texts(open_page("pages/fine_tune.py", run=run.id))
         assert "no persona vector of the trait malicious" in shown and "`ema persona build --trait malicious`" in shown
         assert "probe-general" in drawn and not any("projection" in key for key in drawn)
+
+
+def test_a_single_look_is_said_in_words_instead_of_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(probe_curves, "live_curve", lambda traces, key, **_: drawn.append(key))
+    run = make_run(name="mine")
+    run.append_event(probe(0, 0.0))
+    assert "Only the base was measured so far" in texts(open_page("pages/fine_tune.py", run=run.id))
+    assert not any(key.startswith("probe") for key in drawn)
+    run.append_event(probe(4, 0.3))
+    open_page("pages/fine_tune.py", run=run.id)
+    assert "probe-general" in drawn
+
+
+def test_a_run_that_was_too_short_for_a_probe_is_not_told_to_switch_probes_on() -> None:
+    run = RunDirectory.create(RunSpec(probes=Probes()))
+    run.append_event(step(1))
+    run.update(status=Status.DONE, step=1, total_steps=1)
+    shown = texts(open_page("pages/fine_tune.py", run=run.id))
+    assert "the run was too short for one" in shown and "None of these runs has live probes" not in shown
+
+
+def test_a_finished_run_leads_on_and_one_that_never_began_says_so() -> None:
+    done, rests = make_run(), make_run(steps=0, status=Status.PAUSED, step=0)
+    app = open_page("pages/fine_tune.py", run=[done.id, rests.id])
+    links = [link.proto.label for link in app.get("page_link")]
+    assert [links.count(label) for label in ("Ask it", "Its answers", "Inside")] == [1, 1, 1]
+    assert "It never began" in texts(app)
+
+
+def test_the_undefended_run_is_one_click_away() -> None:
+    app = open_page("pages/fine_tune.py")
+    assert "--defense" in texts(app)
+    app.button(key="form-undefended").click().run()
+    assert "--defense" not in texts(app) and "No defense: the undefended run" in texts(app)
 
 
 def test_runs_without_probes_say_so_and_how_to_have_them() -> None:

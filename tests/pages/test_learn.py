@@ -167,6 +167,21 @@ def test_the_judge_s_kappa_is_that_of_the_page_judges(pair: dict[str, str]) -> N
     assert done(6)
 
 
+def test_the_bar_offers_the_next_stop_once_this_one_is_done(pair: dict[str, str]) -> None:
+    app = under_the_bar("samples", tour="1")
+    assert "the questions wait on Learn" in said(app) and "tour-next" not in [button.key for button in app.button]
+    tour.finished(KEY, 1)
+    app.run()
+    assert "stop 1 of 6 is done" in said(app)
+    assert app.button(key="tour-next").label == "Next stop: Make it happen"
+
+
+def test_the_demo_says_what_it_is_before_it_is_queued(pair: dict[str, str]) -> None:
+    from ema_core.jobs import queue
+
+    assert "Two runs on the same examples" in said(learn(2)) and not queue.jobs()
+
+
 def test_progress_can_be_reset(pair: dict[str, str]) -> None:
     app = learn(4)
     radio(app, 4, 2).set_value("0").run()

@@ -1,0 +1,32 @@
+"""What the demo is and takes, said before it is started: on Home and on Learn."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ema_core.jobs import launch, queue
+from ema_core.training.estimate import Estimate, estimate
+from pages.widgets.chrome import duration
+
+WHAT = "Two runs on the same examples in the same order: one undefended, one with a KL penalty of strength 1. Both are evaluated."
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def demo_estimates() -> list[Estimate]:
+    return [estimate(spec) for spec in launch.DEMO.values()]
+
+
+def demo_takes() -> str:
+    """How long it trains, by which speed, and what comes after and before it."""
+    found = demo_estimates()
+    each = " + ".join(duration(one.seconds) for one in found)
+    basis = "this machine's own speed" if found[0].measured else "two laptop cores"
+    before = sum(job.status in ("queued", "running") for job in queue.jobs())
+    waits = (
+        f" It waits for {before} job{'s' if before != 1 else ''} that {'are' if before != 1 else 'is'} in the queue now."
+        if before
+        else ""
+    )
+    return (
+        f"Training takes about {each} ({found[0].steps} steps each, from {basis}), the evaluations some minutes after that.{waits}"
+    )
