@@ -12,7 +12,7 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none
 
 st.set_page_config(page_title="EMA Lab", page_icon=ICON, layout="wide")
 st.html(Path(__file__).parent / "pages" / "style.css")
-inside = person.gate()
+inside = person.known()
 page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
@@ -32,7 +32,7 @@ page = st.navigation(
     position="sidebar" if inside else "hidden",
     expanded=True,  # else the last of more than twelve pages hide behind "View more"
 )
-if inside:
+if person.gate(inside):
     recorded.unpack()
     person.here(page.title)
     with st.sidebar:

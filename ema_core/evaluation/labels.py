@@ -9,6 +9,8 @@ from ema_core.evaluation.measured import RECORDED, recorded_as
 
 def setting_labels(settings: pd.DataFrame) -> dict[str, list[str]]:
     """The defense, and what else tells the settings of this table apart; by setting key."""
+    if settings.empty:
+        return {}
     settings = settings.assign(recipe_label=settings["recipe_label"].astype(str).str.partition(RECORDED)[0])
     differ = [name for name in ("dataset", "model", "recipe_label") if settings[name].nunique() > 1]
     studies = {recorded_as(row) for row in settings.to_dict("records")} - {""}

@@ -49,8 +49,8 @@ identify_by(_who)
 # The way in
 
 
-def gate() -> bool:
-    """May this browser see the pages? If not, the way in stands here. First thing in every run of the app."""
+def known() -> bool:
+    """Is it known already that this browser may see the pages? First thing in every run of the app; it draws nothing."""
     if not enabled():
         return True
     state = st.session_state
@@ -60,10 +60,18 @@ def gate() -> bool:
         _try(_enter, code)
         if state.get(IN):
             del st.query_params["room"]  # an address that is shared or shown says it no more
-    inside = _inside()
+    return _inside()
+
+
+def gate(inside: bool) -> bool:
+    """May this browser see the pages? If not, the way in stands here. After ``st.navigation``: the browser answers at once, and an answer
+    that overtook the page's name would lead to Home."""
+    if not enabled():
+        return True
     if not inside and not providers():
         _ask_browser()
-        inside = _inside()
+        if _inside():
+            st.rerun()
     st.session_state[INSIDE] = inside
     if inside:
         _remember()

@@ -48,7 +48,9 @@ def walked(name: str, browser, factory: pytest.TempPathFactory) -> Found:
     home = factory.mktemp(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMA_HOME", str(home))
-        if name == "runs":
+        patch.setenv("EMA_RECORDED", "off")
+        if name == "runs":  # and what everybody finds there
+            patch.delenv("EMA_RECORDED")
             plant(home)
         app = start_app()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +73,13 @@ def answer(page: Any, stop: int, place: int, check: tour.Check, known: tour.Fact
     box.get_by_text("Right.").wait_for(timeout=WAIT)
 
 
-def test_the_tour_from_end_to_end_on_a_fresh_machine(browser, app: App) -> None:
+@pytest.fixture
+def fresh(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home as everybody finds it: with the recorded study."""
+    monkeypatch.delenv("EMA_RECORDED")
+
+
+def test_the_tour_from_end_to_end_on_a_fresh_machine(fresh: None, browser, app: App) -> None:
     found = Found()
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
     listen(context, found)

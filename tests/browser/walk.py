@@ -138,7 +138,8 @@ def walk(browser: Any, url: str, home: str, exceptions: Sequence[tuple[str, str]
 def look(page: Any, found: Found, where: str, theme: str) -> None:
     page.emulate_media(color_scheme=theme)
     settle(page)
-    for trouble in page.get_by_test_id("stException").all():
+    wrong = page.get_by_test_id("stException").or_(page.get_by_test_id("stAlert").filter(has_text="Something went wrong here"))
+    for trouble in wrong.all():
         found.exceptions.append(f"{where}: {trouble.inner_text()[:300]}")
     if (wide := page.get_by_test_id("stMain").evaluate(SIDEWAYS)) > 1:
         found.sideways.append(f"{where}: by {wide} px")
