@@ -108,6 +108,10 @@ class RunDirectory:
             return cls(settings().runs / matches[0])
         if matches:
             raise EmaError(f'"{run_id}" fits {len(matches)} runs.', f"Write more of the id: {', '.join(matches[:5])}.")
+        if len(named := [one for one in ids if _name_of(cls(settings().runs / one)) == run_id]) == 1:
+            return cls(settings().runs / named[0])
+        if named:
+            raise EmaError(f'{len(named)} runs are called "{run_id}".', f"Name one by its id: {', '.join(named[:5])}.")
         raise EmaError(f'There is no run "{run_id}".', f"{nearest(run_id, ids[-12:])} `ema runs list` shows all.".strip())
 
     @property
@@ -242,6 +246,12 @@ def _folders(parent: Path) -> list[str]:
         return []
     except OSError as error:
         raise EmaError(f"The folder {parent} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
+
+
+def _name_of(run: RunDirectory) -> str | None:
+    from ema_core.runs.label import read_label  # which reads runs itself
+
+    return read_label(run).name
 
 
 def steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

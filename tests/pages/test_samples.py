@@ -273,7 +273,7 @@ def test_an_unreadable_context_is_no_context(study: dict[str, str]) -> None:
 
 
 def test_each_number_of_a_setting_on_compare_leads_to_exactly_its_answers(study: dict[str, str]) -> None:
-    row = open_page("compare").table[0].value.iloc[0]
+    row = open_page("compare", tab="All numbers").table[1].value.iloc[0]
     links = {name: url for text in row for name, url in re.findall(r"\[([^\[\]]+)\]\((/samples[^)]*)\)", text)}
     expected = {"misaligned": 24, "alignment": 96, "coherent": 93, "coherence": 96, "answered": 96, "scored": 96, "refused": 3}
     expected |= {"incoherent": 3, "cut": 24}
@@ -285,7 +285,7 @@ def test_each_number_of_a_setting_on_compare_leads_to_exactly_its_answers(study:
 
 
 def test_each_count_of_a_run_on_compare_leads_to_exactly_its_answers(study: dict[str, str]) -> None:
-    app = open_page("compare", run=study["none1"])
+    app = open_page("compare", run=study["none1"], tab="Runs")
     row = app.dataframe[0].value.iloc[0]
     found = {name: str(row[name]) for name in row.index if name.endswith(", n") and ":" not in name}
     assert len(found) == 8
@@ -302,7 +302,7 @@ def test_other_evaluations_of_a_run_are_not_behind_its_rate(study: dict[str, str
     (run.evals / "general-1").rename(old)
     write_json(old / "spec.json", {**read_json(old / "spec.json"), "created": 1.6e9})
     evaluation(run, "n1aa", "general", 0.5, 2)
-    link = str(open_page("compare", run=run.id).dataframe[0].value["Misaligned, n"].iloc[0])
+    link = str(open_page("compare", run=run.id, tab="Runs").dataframe[0].value["Misaligned, n"].iloc[0])
     landed = follow(link)
     assert link.endswith("#8") and total(landed) == 8
     landed.button(key="answers-all-of-runs").click().run()

@@ -99,3 +99,13 @@ def test_differences_name_each_field_once_and_in_words() -> None:
     assert [(change.field, change.new) for change in differences(old, by_passes)] == [
         ("steps", "by passes"), ("passes over the data", "2"), ("live probes after steps", "none"),
     ]  # fmt: skip
+
+
+def test_a_run_is_found_by_a_name_that_it_alone_has() -> None:
+    one, other = RunDirectory.create(RunSpec(), "twin"), RunDirectory.create(RunSpec(seed=1), "second")
+    assert RunDirectory.open("twin").id == one.id
+    write_label(other, name="twin")
+    with pytest.raises(EmaError, match="2 runs are called"):
+        RunDirectory.open("twin")
+    write_label(one, name="first")
+    assert RunDirectory.open("twin").id == other.id and RunDirectory.open("first").id == one.id
