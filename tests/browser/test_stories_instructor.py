@@ -102,7 +102,7 @@ def test_an_instructor_leads_a_room(shared_app: App, browser) -> None:
     go(guest, "Fine-tune")
     assert guest.locator(".st-key-launch button:visible").is_disabled()
 
-    ida.get_by_text("Ann", exact=True).first.wait_for()
+    ida.locator("[role=gridcell]", has_text="Ann").first.wait_for(state="attached")
     settle(ida)
     theirs = next(job for job in queue.jobs() if second.id in job.runs)
     ida.locator(f".st-key-room-front-{theirs.id} button:visible").click()
