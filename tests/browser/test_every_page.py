@@ -75,7 +75,8 @@ def found(request: pytest.FixtureRequest) -> Found:
 
 
 def test_the_walk_saw_every_page_of_the_app(found: Found) -> None:
-    listed = set(re.findall(r'url_path="([^"]+)"', (PROJECT / "app.py").read_text(encoding="utf-8")))
+    """Room is there in shared mode alone: test_stories_instructor."""
+    listed = set(re.findall(r'url_path="([^"]+)"', (PROJECT / "app.py").read_text(encoding="utf-8"))) - {"room"}
     assert {where.split()[1].strip("/") for where in found.seen} >= listed | {""}
 
 
