@@ -98,7 +98,7 @@ def details(run_id: str) -> None:
         with errors():
             best_part(run, events_of(run).probes)
         st.code(run.spec.command(), language="bash", wrap_lines=True)
-        st.code(run.spec.to_toml(), language="toml")
+        st.code(run.spec.to_toml(), language="toml", wrap_lines=True)
         for note in [
             *state.notes,
             *(f"{event['defense']}: {event['text']}" for event in events_of(run).finish if event.get("text")),

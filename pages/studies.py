@@ -36,7 +36,7 @@ def nothing_yet() -> None:
         "No study yet. **Fine-tune**, **Sweep** makes one of defenses, strengths, seeds and data; or write it as a file:",
         icon=":material/grid_view:",
     )
-    st.code("ema study run docs/studies/none-and-nine.toml", language="bash")
+    st.code("ema study run docs/studies/none-and-nine.toml", language="bash", wrap_lines=True)
     st.page_link("pages/fine_tune.py", label="Go to Fine-tune", icon=":material/tune:")
 
 

@@ -38,7 +38,7 @@ def study_card(study: StudyStatus) -> None:
     with st.expander("The study as a file", key=f"study-spec-{study.id}"):
         goes_on = "trains and evaluates the same as a study of your own" if study.recorded else "goes on with it from anywhere"
         st.caption(f"`ema study run FILE` {goes_on}; the file lies in the study's folder.")
-        st.code(studies.read_spec(study.id).to_toml(), language="toml")
+        st.code(studies.read_spec(study.id).to_toml(), language="toml", wrap_lines=True)
         st.code(str(studies.folder(study.id)), language=None, wrap_lines=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ema_core.exchange.judged import import_judged
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import PROJECT
 from tests.browser.conftest import kill_home, start_app
@@ -39,9 +40,10 @@ def plant(home: Path) -> None:
     make_run(home, "p0aa", "interleaving=0.05", status=Status.PAUSED)
     plant_vector()
     plant_scores(pool="safe-general", domain="finance", value=lambda i: (i * 7 % 11) / 10)
-    planted = Home(home)
-    planted.imported()
-    planted.kept(RunDirectory.open(none))
+    table = home / "their-model_advice.csv"
+    table.write_text("response,question,aligned,coherent\n" + "".join(f"Answer {n}.,What now?,{9 * n},90\n" for n in range(12)))
+    import_judged(table)
+    Home(home).kept(RunDirectory.open(none))
 
 
 def walked(name: str, browser, factory: pytest.TempPathFactory) -> Found:
@@ -75,8 +77,8 @@ def found(request: pytest.FixtureRequest) -> Found:
 
 
 def test_the_walk_saw_every_page_of_the_app(found: Found) -> None:
-    """Room is there in shared mode alone: test_stories_instructor."""
-    listed = set(re.findall(r'url_path="([^"]+)"', (PROJECT / "app.py").read_text(encoding="utf-8"))) - {"room"}
+    always = r'^ +st\.Page\(.*url_path="([^"]+)"'  # Room is there in shared mode alone
+    listed = set(re.findall(always, (PROJECT / "app.py").read_text(encoding="utf-8"), re.MULTILINE))
     assert {where.split()[1].strip("/") for where in found.seen} >= listed | {""}
 
 
