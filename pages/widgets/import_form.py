@@ -42,8 +42,8 @@ def import_form() -> None:
         )  # fmt: skip
     with by_path:
         text = st.text_input(
-            "or its path on this machine", key="import-path", placeholder="/folder/judged.csv", disabled=file is not None or bool(no := no_host()),
-            help=no or "The better way for large files: nothing is sent through the browser.",
+            "or its path on this machine", key="import-path", placeholder="/folder/judged.csv", disabled=file is not None or bool(no_host()),
+            help=no_host() or "The better way for large files: nothing is sent through the browser.",
         )  # fmt: skip
         encoding = st.text_input(
             "Encoding",
