@@ -38,5 +38,6 @@ if person.gate(inside):
     with st.sidebar:
         person.sidebar()
         worker_panel.sidebar()
-    tour.bar(page.url_path)
+    with st.container(key="above-page"):  # one place, so that the page's own parts keep theirs when the bar comes or goes
+        tour.bar(page.url_path)
     page.run()

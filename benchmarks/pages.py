@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT = 300_000
-OPENED = {"Runs": "fine-tune?part=Runs", "Compare": "compare", "Fine-tune": "fine-tune"}
+CURVES = "Compare's training curves"
+OPENED = {"Runs": "fine-tune?part=Runs", "Compare": "compare", CURVES: "compare?tab=Training+curves", "Fine-tune": "fine-tune"}
+# Curves of one setting are one trace with gaps between them.
+DRAWN = """() => Math.max(0, ...[...document.querySelectorAll('[data-testid=stPlotlyChart] .js-plotly-plot')].map(plot =>
+  plot._fullData.reduce((sum, one) => sum + [...one.y].filter((y, i, all) => Number.isFinite(y) && !Number.isFinite(all[i - 1])).length, 0)))"""
 SETTLED = """() => {
   const app = document.querySelector('[data-testid=stApp]');
   if (!app || app.dataset.testScriptState !== 'notRunning' || !document.querySelector('h1')) return false;
@@ -85,11 +89,17 @@ def opening(page: Page, url: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(home: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds by page, the first opening left out."""
+def measure(home: Path, count: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds by page, the first opening left out.
+
+    Raises:
+        Disagree: the curves that stand there are fewer than the runs.
+    """
     with served(home) as (url, _), browser_page() as page:
         for name, path in OPENED.items():
             print(f"  {name}, first: {opening(page, url + path):.2f} s", file=sys.stderr, flush=True)
+            if name == CURVES and (drawn := page.evaluate(DRAWN)) < count:
+                raise Disagree(f"{drawn} curves of {count} runs were drawn")
         return in_turn({name: lambda path=path: opening(page, url + path) for name, path in OPENED.items()}, rounds)
 
 
@@ -99,7 +109,7 @@ def opened(name: str, count: int, rounds: int) -> list[Row]:
         from ema_core.store import refresh
 
         refresh()
-        found = measure(home, rounds)
+        found = measure(home, count, rounds)
     worst = max(found, key=lambda one: statistics.median(found[one]))
     each = ", ".join(f"{page} {statistics.median(values):.2f} s" for page, values in found.items())
     note = (
@@ -107,7 +117,7 @@ def opened(name: str, count: int, rounds: int) -> list[Row]:
         f"navigation until the script has ended and all charts stand. Medians: {each}; the row is {worst}. Beside it stand only reports of peers' "
         "users (50 runs in over a minute, trouble at 100 to 250), nothing was measured of them here."
     )
-    agrees = f"Compare drew the curves of all {count} runs and the tables of their settings; Runs lists all of them"
+    agrees = f"the tab of training curves drew those of all {count} runs, as counted in the browser"
     return [row(name, found[worst], None, "s", note, agrees)]
 
 

@@ -111,6 +111,7 @@ def test_launch_watch_stop_tweak_sweep_compare_report(earlier: list[str], browse
     read.goto(path.as_uri())
     read.get_by_role("heading").first.wait_for()
     assert re.search(r"judge", read.locator("body").inner_text(), re.IGNORECASE)
-    assert read.locator(".js-plotly-plot").count() >= 1
+    read.locator(".plot").first.scroll_into_view_if_needed()  # figures are drawn when they come near
+    read.locator(".js-plotly-plot").first.wait_for()
     assert page.get_by_test_id("stMain").evaluate(SIDEWAYS) <= 1
     assert not found.console and not found.outside and page.get_by_test_id("stException").count() == 0
