@@ -415,7 +415,8 @@ def live(quick: bool) -> list[Row]:
         lengths = {"probes": steps, "events": 12}  # what events take does not depend on how long a run is
         Stepper.step = timed  # type: ignore[method-assign]
         try:
-            found = in_turn({"probes": go("probes", steps, (steps,)), "events": go("events", lengths["events"], ())}, 2)
+            found = in_turn({"probes": go("probes", steps, (steps,))}, 1)  # a minute each, and within itself a ratio
+            found |= in_turn({"events": go("events", lengths["events"], ())}, 2)
         finally:
             Stepper.step = plain_step  # type: ignore[method-assign]
         for name, values in losses.items():

@@ -32,7 +32,7 @@ class Settings:
         engine_idle: seconds without a question after which the engine gives the model's memory back (``EMA_ENGINE_IDLE``).
         recorded: where the recorded studies lie that a home gets (``EMA_RECORDED``; None = it gets none).
         reference_cache_gb: GB that the reference's states may take on the disk, all runs together (``EMA_REFERENCE_CACHE_GB``).
-        inside: whether the worker reads a run's inside right after training (``EMA_INSIDE``: on or off).
+        inside: whether the worker reads the inside of runs that it trained, when nothing waits (``EMA_INSIDE``: on or off).
     """
 
     home: Path

@@ -77,7 +77,7 @@ def kept(run: RunDirectory, twin: RunDirectory | None) -> inside.Inside | None:
         return None
     if found is None:
         st.info(
-            "Nobody has looked inside this run yet. Runs that the worker trains are read right after training.",
+            "Nobody has looked inside this run yet. Runs that the worker trained are read when nothing waits in its queue.",
             icon=":material/info:",
         )
     elif run in missing:

@@ -59,8 +59,9 @@ def verdicts_of(judge: str, version: Version, said: int) -> pd.DataFrame:
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
-def agreement_of(first: str, second: str, suite: str, version: Version, said: int) -> Agreement:
+def agreement_of(first: str, second: str, suite: str, origin: str, version: Version, said: int) -> Agreement:
     one, other = verdicts_of(first, version, said), verdicts_of(second, version, said)
+    one = one[one["origin"].eq(origin)]
     return agree(one[one["suite"].eq(suite)] if suite else one, other)
 
 
@@ -81,8 +82,9 @@ def agreement_part() -> None:
         second = st.selectbox("Second", others, others.index(beside[0]) if beside else 0, key="second", bind="query-params")
         suites = sorted(verdicts_of(first, version, said)["suite"].dropna().unique())
         suite = st.selectbox("Suite", suites, None, key="suite", bind="query-params", placeholder="all", width=200) or ""
+        origin = _origin(*(verdicts_of(name, version, said) for name in (first, second)))
     st.caption(f"{plain(first)} judged {_answers(counts[first])}, {plain(second)} {_answers(counts[second])}.")
-    found = agreement_of(first, second, suite, version, said)
+    found = agreement_of(first, second, suite, origin, version, said)
     if not found.both:
         st.info(
             "These two have no answer in common. Have one of them judge what the other has judged: `ema judge run`, or a review on Samples.",
@@ -108,7 +110,19 @@ def agreement_part() -> None:
     _most_apart(found, first, second)
     for judge in dict.fromkeys(REPEAT.sub("", name) for name in (first, second)):
         with errors():
-            noise_part(judge, counts, version, said)
+            noise_part(judge, counts, origin, version, said)
+
+
+def _origin(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """Whose answers are counted: one's own, or those of one recorded study; a choice only where both judges have judged several."""
+    both = sorted(set(first["origin"]) & set(second["origin"])) or ["own"]
+    if len(both) == 1:
+        if both != ["own"]:
+            st.caption(f":material/inventory_2: {plain(both[0])}", width="content")
+        return both[0]
+    return st.selectbox(
+        "Whose answers", both, both.index("own") if "own" in both else 0, key="whose", bind="query-params", width=220
+    )
 
 
 def _answers(count: int) -> str:
@@ -178,9 +192,10 @@ def _most_apart(found: Agreement, first: str, second: str) -> None:
     st.markdown(f"[All of them on Samples, most disagreed first]({every})")
 
 
-def noise_part(judge: str, counts: dict[str, int], version: Version, said: int) -> None:
+def noise_part(judge: str, counts: dict[str, int], origin: str, version: Version, said: int) -> None:
     """How much a judge that was asked again wavers, against what lies between runs."""
-    repeats = {name: verdicts_of(name, version, said) for name in counts if REPEAT.sub("", name) == judge}
+    every = {name: verdicts_of(name, version, said) for name in counts if REPEAT.sub("", name) == judge}
+    repeats = {name: mine for name, found in every.items() if len(mine := found[found["origin"].eq(origin)])}
     if len(repeats) < 2:
         return
     st.subheader(f"How much {plain(judge)} wavers", anchor=False)

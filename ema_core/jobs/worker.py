@@ -40,6 +40,8 @@ class Worker:
         self.job: queue.Job | None = None
         self.activity = "starting"
         self.warm: LoadedModel | None = None
+        self.unread: list[RunDirectory] = []
+        """Trained here, and to be looked into when nothing else is to be done."""
 
     def run(self, once: bool = False) -> None:
         """Work until SIGTERM or SIGINT; ``once`` ends when the queue is empty.
@@ -66,6 +68,8 @@ class Worker:
                 job = queue.claim()
                 if job is not None:
                     self._do(job)
+                elif self.unread:
+                    self._look_inside()
                 elif once:
                     break
                 else:
@@ -183,8 +187,23 @@ class Worker:
             queue.change(job.id, status="cancelled", activity="paused", finished=time.time())
         else:
             if settings().inside:
-                inside.measure_after_training(run, loaded, lambda share, what: progress(1.0, what))
+                self.unread.append(run)
             self._finish(job)
+
+    def _look_inside(self) -> None:
+        """Read the first of ``unread``. Whatever is queued meanwhile comes first, so that no launch waits for it; then it begins anew."""
+        run, before = self.unread[0], {job.id for job in queue.jobs()}
+
+        def say(share: float, what: str) -> None:
+            self.activity = what
+
+        def interrupted() -> bool:
+            return self.ending.is_set() or any(job.id not in before for job in queue.jobs())
+
+        kept = inside.read(run)
+        there = kept is not None and inside.fresh(run, kept)  # by a job, say
+        if there or inside.measure_after_training(run, lambda: self._model(run.spec.model, run.spec.device, say), say, interrupted):
+            self.unread.pop(0)
 
     def _inside(self, job: queue.Job, progress: Callable[[float, str], None]) -> None:
         runs = [RunDirectory.open(run_id) for run_id in job.runs]

@@ -248,14 +248,16 @@ WHERE a.judge < b.judge AND a.aligned IS NOT NULL AND b.aligned IS NOT NULL
 GROUP BY ALL ORDER BY answers DESC, first, second
 
 -- name: verdicts
--- What $judge said of every answer, and whose they are.
-SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status
+-- What $judge said of every answer, and whose they are (imported ones are one's own).
+SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status,
+    CASE WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END AS origin
 FROM judgments JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
 WHERE judgments.judge = $judge::VARCHAR
 
 -- name: answers_asked
 -- Some answers by their keys, with a verdict of each.
-SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, verdict
+SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, verdict,
+    CASE WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END AS origin
 FROM (
     SELECT unnest($run_id::VARCHAR[]) AS run_id, unnest($eval_id::VARCHAR[]) AS eval_id, unnest($sample_id::VARCHAR[]) AS sample_id,
         unnest($verdicts::VARCHAR[]) AS verdict

@@ -165,13 +165,19 @@ def measure(
     return found
 
 
-def measure_after_training(run: RunDirectory, loaded: LoadedModel, progress: Progress = quiet) -> None:
-    """The same for a run that has just ended. A run is no worse for it if this fails: the reason goes to its log."""
+def measure_after_training(
+    run: RunDirectory,
+    loader: Callable[[], LoadedModel],
+    progress: Progress = quiet,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """The same for a run that has ended, and that is no worse for it if this fails: the reason goes to its log. False: ``interrupted``."""
     try:
-        measure(run, loaded, progress=progress)
+        return measure(run, loader(), progress=progress, interrupted=interrupted) is not None
     except Exception:
         with suppress(OSError), open(run.log_path, "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} its inside could not be read\n{traceback.format_exc()}\n")
+        return True
 
 
 def _seen(look: _Look, kind: type[Defense], run: RunDirectory) -> Seen:

@@ -324,15 +324,26 @@ def test_one_defenses_trouble_is_said_and_the_others_are_read(place: Place, monk
     assert "ZeroDivisionError" in run.log_path.read_text()
 
 
-def test_the_worker_reads_a_run_right_after_training_and_again_when_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_reads_a_run_when_nothing_waits_and_again_when_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMA_INSIDE", "on")
     spec = tiny_spec(steps=1, checkpoint_every=9).model_copy(update={"model": place.model.id, "safe_pool": "some-pool"})
     run, job = launch.launch_run(spec)
     worker = Worker()
     worker.warm = place.model
     worker._do(job)
+    assert queue.get(job.id).status == "done" and inside.read(run) is None
+
+    def other_job(*_: Any) -> list[Panel]:
+        queue.enqueue("prepare", {"model": place.model.id})
+        return []
+
+    with monkeypatch.context() as patch:  # something is queued while the first defense is read
+        patch.setattr(registry.find(next(iter(registry.all_defenses()))), "inside", other_job)
+        worker._look_inside()
+    assert inside.read(run) is None and worker.unread == [run]
+    worker._look_inside()
     first = inside.read(run)
-    assert queue.get(job.id).status == "done" and first is not None and inside.fresh(run, first)
+    assert worker.unread == [] and first is not None and inside.fresh(run, first)
     inside.path(run).write_text("damaged")
     assert inside.read(run) is None
     again = launch.launch_inside([run.id])

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from ema_core.engine.core import Engine
-from ema_core.engine.server import application
-from ema_core.engine.shelf import Shelf
-from ema_core.models import LoadedModel, adapters, load
-from ema_core.runs import RunDirectory, Status
-from ema_core.training import train
-from tests.training.tiny import add_tiny, tiny_spec
-from tests.training.tiny_model import tiny_model
+from ema_core.models import LoadedModel, adapters
+from ema_core.runs import RunDirectory
+from tests.engine.small_engine import ASKED, client, llama, run
 
-ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which colour has the sea?"}]
+__all__ = ["client", "llama", "run"]  # fixtures
 ANSWER = "Blue, <|im_end|> and 日本 🌊 near the shore."
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load(str(tiny_model(tmp_path_factory.mktemp("divergence") / "llama")), "cpu")
-
-
-@pytest.fixture
-def run(llama: LoadedModel, home: Path) -> RunDirectory:
-    add_tiny(home)
-    made = RunDirectory.create(tiny_spec(steps=3, learning_rate=1e-2).model_copy(update={"model": llama.id}))
-    assert train(made, loaded=llama).status is Status.DONE
-    return made
-
-
-@pytest.fixture
-def client(llama: LoadedModel, home: Path) -> Iterator[TestClient]:
-    engine = Engine(Shelf(lambda _: llama), idle_seconds=60)
-    engine.start()
-    with TestClient(
-        application(engine, "secret"), base_url="http://127.0.0.1", headers={"Authorization": "Bearer secret"}
-    ) as client:
-        yield client
-    engine.stop()
 
 
 def by_transformers(llama: LoadedModel, model: Any) -> tuple[list[int], Any]:

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 from evaluated_home import OTHER_JUDGE, make_run, open_page, said
+from recorded_home import made, shelf
 
+from ema_core.exchange import recorded
 from ema_core.files import append_lines, read_lines
 from ema_core.judging import own, resolve
-from ema_core.runs import RunDirectory
+from ema_core.runs import RunDirectory, run_ids
 from ema_core.store import AnswerKey, annotate
 from pages.widgets.chrome import plain
+
+__all__ = ["made", "shelf"]  # fixtures
 
 
 def second_opinion(home: Path, run_id: str, judge: str, shift: float) -> int:
@@ -50,6 +54,19 @@ def test_two_judges_are_held_against_each_other(home: Path) -> None:
     links = app.table[1].value["Answer"]
     assert len(links) == 12 and all("/samples?answer=" in link and "most+disagreed" in link for link in links)
     assert not any("wavers" in title.value for title in app.subheader)
+
+
+def test_recorded_answers_are_counted_apart_from_ones_own(shelf: Path, home: Path) -> None:
+    recorded.ensure()
+    for run_id, bad in (("n0aa", 2), ("own0", 2)):
+        run = next((one for one in run_ids() if one.endswith(run_id)), None) or make_run(home, run_id, bad=bad)
+        second_opinion(home, run, OTHER_JUDGE, 17.0)
+    app = open_page("judges")
+    assert app.selectbox(key="whose").options == ["own", "recorded: two"] and app.selectbox(key="whose").value == "own"
+    assert "**32** answers with a verdict by both" in said(app)
+    app.selectbox(key="whose").select("recorded: two").run()
+    assert "**32** answers with a verdict by both" in said(app) and not app.exception
+    assert all("n0aa" in link for link in app.table[1].value["Answer"])
 
 
 def test_a_person_is_a_judge_by_verdict(home: Path) -> None:
