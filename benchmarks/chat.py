@@ -68,7 +68,7 @@ def chat(quick: bool) -> list[Row]:
     from ema_core.generation.engine import Engine
     from ema_core.jobs import launch
 
-    tokens, rounds = (32, 2) if quick else (60, 3)
+    tokens, rounds = (32, 1) if quick else (60, 3)
     found: dict[str, list[list[Column]]] = {"ours": [], "peer": []}
     with own_home():
         models = [trained(2, dataset).id for dataset in DATASETS]

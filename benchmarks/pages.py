@@ -123,7 +123,7 @@ def opened(name: str, count: int, rounds: int) -> list[Row]:
 
 @measures(PAGE_100)
 def hundred(quick: bool) -> list[Row]:
-    return opened(PAGE_100, 100, 3 if quick else 5)
+    return opened(PAGE_100, 100, 2 if quick else 5)
 
 
 @measures(PAGE_1000)
