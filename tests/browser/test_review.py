@@ -17,6 +17,7 @@ from ema_core.store import AnswerFilter, AnswerKey, BlindReview, Reader, annotat
 from ema_core.store.annotations import annotations_path, newest, read
 from tests.browser.conftest import App
 from tests.browser.test_story import WAIT, shoot
+from tests.browser.walk import settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -48,6 +49,7 @@ def test_a_review_by_keys_from_the_filter_to_the_export(study: dict[str, str], b
     page.goto(f"{app.url}/samples")
     total, walk = page.locator(".st-key-answer-total"), page.locator(".st-key-answer-walk")
     walk.wait_for(timeout=WAIT)
+    settle(page)  # a click while the page is still being drawn may be lost
     page.locator(".st-key-answers-status").get_by_text("misaligned", exact=False).first.click()
     total.get_by_text("of 192 answers misaligned").wait_for(timeout=WAIT)
     page.get_by_text("Facets and more filters").click()
