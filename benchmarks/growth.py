@@ -43,7 +43,7 @@ LIMIT = 1.15
 """An exponent up to here is called linear: three points on a shared machine say no more."""
 WHY = {
     "tokens": "attention compares each token with each, and longer sequences fill more of a step with it",
-    "rows": "each row's id is looked up among all ids before it, a table that soon fits no cache (that step: 0.11 s a 20,000 rows at 300,000, 0.17 s at a million)",
+    "rows": "looking up each row's id among all before it costs more as that table grows (profiled at 300,000 and a million rows, not beyond)",
 }
 """Why an exponent is above ``LIMIT``, where it may be."""
 
