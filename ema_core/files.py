@@ -8,12 +8,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ema_core.errors import EmaError
+
+Found = TypeVar("Found")
+_RACY_NS = 100_000_000
+"""A folder may change again within one tick of the file system's clock, so what was read so soon after a change is not kept."""
+_of_folders: dict[tuple[str, Callable[[Path], Any]], tuple[tuple[int, int], Any]] = {}
 
 
 @contextmanager
@@ -79,6 +85,25 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def of_folder(folder: Path, read: Callable[[Path], Found]) -> Found:
+    """What ``read(folder)`` finds, which must go by the names in the folder: read anew only after one came, went or was renamed.
+
+    A room of browsers asks several hundred times a second.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+    """
+    stat = folder.stat()
+    key, version = (str(folder), read), (stat.st_mtime_ns, stat.st_ino)
+    known = _of_folders.get(key)
+    if known is not None and known[0] == version:
+        return cast(Found, known[1])
+    found = read(folder)
+    if time.time_ns() - stat.st_mtime_ns > _RACY_NS:
+        _of_folders[key] = (version, found)
+    return found
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -161,9 +162,16 @@ def _number(variable: str, default: str, unit: str) -> float:
 
 def _folder(variable: str, value: str) -> Path:
     try:
-        return Path(value).expanduser().resolve()
+        path = Path(value).expanduser()
+        return _resolved(path if path.is_absolute() else Path.cwd() / path)
     except (RuntimeError, OSError) as error:  # no such user, a loop of links
         raise EmaError(f'{variable} is "{value}", which cannot be a folder ({error}).', "Set it to a folder of yours.") from None
+
+
+@lru_cache(maxsize=64)
+def _resolved(path: Path) -> Path:
+    """Asked for thousands of times a second by a room of browsers, and each look at the disk lets other threads go first."""
+    return path.resolve()
 
 
 def _cores() -> int:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from ema_core.jobs import launch
 from ema_core.models import EMBEDDED, find
-from ema_core.runs import RunDirectory, Status
+from ema_core.runs import RunDirectory, Status, origin_of
 from pages.widgets import person, worker_panel
 from pages.widgets.chrome import ago, errors, header, in_words, notices, plain, status_badge
 from pages.widgets.demo import WHAT, demo_takes
@@ -47,7 +47,7 @@ def recent_runs() -> None:
 
 
 def own_runs() -> list[str]:
-    return [run_id for run_id in newest_first() if not run_info(run_id).recorded]
+    return [run_id for run_id in newest_first() if not origin_of(run_id)[1]]
 
 
 def recent_run(run_id: str) -> None:

@@ -6,10 +6,8 @@ import time
 from collections import Counter
 from typing import Any
 
-from ema_core.errors import EmaError
 from ema_core.jobs import fair, queue
-from ema_core.runs import RunDirectory, run_ids
-from ema_core.settings import settings
+from ema_core.runs import origin_of, run_ids
 from ema_core.shared import people
 
 
@@ -35,18 +33,6 @@ def attendance() -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (not row["here"], row["name"].casefold()))
 
 
-_owners: dict[str, str] = {}  # by path: it never changes
-
-
 def owned() -> Counter[str]:
     """How many runs each has."""
-    found: Counter[str] = Counter()
-    for run_id in run_ids():
-        path = settings().runs / run_id
-        if str(path) not in _owners:
-            try:
-                _owners[str(path)] = RunDirectory(path).state().owner
-            except EmaError:
-                continue
-        found[_owners[str(path)]] += 1
-    return found
+    return Counter(origin_of(run_id)[0] for run_id in run_ids())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -10,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from ema_core.errors import EmaError, nearest
-from ema_core.files import append_line, disk_errors, read_json, read_lines, sha256_json, write_atomic, write_json
+from ema_core.files import append_line, disk_errors, of_folder, read_json, read_lines, sha256_json, write_atomic, write_json
 from ema_core.runs.spec import RunSpec
 from ema_core.runs.state import RunState, Status
 from ema_core.settings import settings, writable
@@ -124,7 +126,9 @@ class RunDirectory:
     def state(self) -> RunState:
         """The state as written, or ``interrupted`` where nobody is at work on a run that says ``running``."""
         try:
-            state = RunState.model_validate(read_json(self.path / "state.json"))
+            path = self.path / "state.json"
+            stat = path.stat()
+            state = _read_state(str(path), stat.st_mtime_ns, stat.st_ino, stat.st_size)
         except (FileNotFoundError, ValueError):
             return RunState(status=Status.FAILED, error="state.json is missing or damaged.", hint="Resume the run, or delete it.")
         if state.status is Status.RUNNING and not self.locked():
@@ -215,6 +219,20 @@ def run_ids() -> list[str]:
     return [name for name in answering_ids() if not name.startswith(BASE)]
 
 
+_origins: dict[str, tuple[str, str]] = {}
+
+
+def origin_of(run_id: str) -> tuple[str, str]:
+    """Whose a run is and which recorded study it came with, each "" for none. It never changes, so it is read once."""
+    path = settings().runs / run_id
+    if str(path) not in _origins:
+        state = RunDirectory(path).state()
+        if not state.created:
+            return "", ""  # a damaged state may be put back
+        _origins[str(path)] = (state.owner, state.recorded)
+    return _origins[str(path)]
+
+
 def base_directory(model: str) -> RunDirectory:
     """Where answers of a model without an adapter of ours are kept: ``runs/base-<model>/evals/``. Made where it is missing.
 
@@ -241,11 +259,22 @@ def import_ids() -> list[str]:
 
 def _folders(parent: Path) -> list[str]:
     try:
-        return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return list(of_folder(parent, _names))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise EmaError(f"The folder {parent} cannot be read ({error.strerror}).", "Set EMA_HOME to a folder.") from None
+
+
+def _names(parent: Path) -> tuple[str, ...]:
+    with os.scandir(parent) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+
+
+@lru_cache(maxsize=4096)
+def _read_state(path: str, version: int, inode: int, size: int) -> RunState:
+    """The file is only ever replaced."""
+    return RunState.model_validate(read_json(Path(path)))
 
 
 def _name_of(run: RunDirectory) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Status(StrEnum):
@@ -29,6 +29,8 @@ class Status(StrEnum):
 
 class RunState(BaseModel):
     """``state.json``: written by whoever holds the run's lock."""
+
+    model_config = ConfigDict(frozen=True)  # many hold the same one
 
     status: Status = Status.QUEUED
     attempt: int = 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from ema_core.errors import EmaError
-from ema_core.files import read_json, write_atomic, write_json
+from ema_core.files import of_folder, read_json, write_atomic, write_json
 from ema_core.settings import settings, writable
 from ema_core.shared.codes import folder
 from ema_core.shared.person import allow_host
@@ -65,7 +67,20 @@ def hide(run_id: str, hidden: bool = True) -> None:
         write_atomic(mark, "")
     else:
         mark.unlink(missing_ok=True)
+    os.utime(settings().runs)  # so that everybody looks again
 
 
 def is_hidden(run_id: str) -> bool:
-    return (settings().runs / run_id / HIDDEN).exists()
+    return run_id in hidden_ids()
+
+
+def hidden_ids() -> frozenset[str]:
+    """The runs that are in no list."""
+    try:
+        return of_folder(settings().runs, _hidden)
+    except OSError:
+        return frozenset()
+
+
+def _hidden(runs: Path) -> frozenset[str]:
+    return frozenset(mark.parent.name for mark in runs.glob(f"*/{HIDDEN}"))

@@ -19,7 +19,7 @@ from ema_core.errors import EmaError
 from ema_core.files import disk_errors
 from ema_core.runs import RunDirectory, answering_ids, import_ids
 from ema_core.settings import settings, writable
-from ema_core.shared.room import is_hidden
+from ema_core.shared.room import hidden_ids
 from ema_core.store import annotations as people
 from ema_core.store import database, imported
 from ema_core.store.rows import TABLES, RunRows, read_run, signature
@@ -82,7 +82,8 @@ def refresh(progress: Progress | None = None) -> IndexReport | None:
 def signatures() -> dict[str, str]:
     """The signature of each run directory, of each base's and of each import, as it is now."""
     runs, imports = settings().runs, settings().imports
-    found = {run_id: signature(RunDirectory(runs / run_id)) for run_id in answering_ids() if not is_hidden(run_id)}
+    hidden = hidden_ids()
+    found = {run_id: signature(RunDirectory(runs / run_id)) for run_id in answering_ids() if run_id not in hidden}
     return found | {import_id: imported.signature(imports / import_id) for import_id in import_ids()}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import streamlit as st
 
@@ -33,13 +34,13 @@ class Watch:
     begun: bool = False
     since: float = field(default_factory=time.time)
 
-    def look(self) -> list[str]:
+    def look(self, versions: Mapping[str, int] | None = None) -> list[str]:
         """Runs that ended since the last look, in which only states are read that may have changed. What had ended before the first
-        look is not told."""
-        ids, ended = run_ids(), []
-        for run_id in ids:
-            before, run = self.seen.get(run_id), RunDirectory(settings().runs / run_id)
-            version = _written(run)
+        look is not told. ``versions``: of each run's state, as they are now."""
+        ended, runs = [], settings().runs
+        versions = _versions(runs) if versions is None else versions
+        for run_id, version in versions.items():
+            before, run = self.seen.get(run_id), RunDirectory(runs / run_id)
             if before is not None and not before.active and version == self.written[run_id]:
                 continue
             state = run.state()
@@ -49,24 +50,32 @@ class Watch:
             if self.begun and state.status in ENDS and (new or (before is not None and before.active)):
                 ended.append(run_id)
             self.seen[run_id], self.written[run_id] = state.status, version
-        for gone in {*self.seen, *self.lines} - set(ids):
+        for gone in {*self.seen, *self.lines} - set(versions):
             for known in (self.seen, self.written, self.lines):
                 known.pop(gone, None)
         self.begun = True
         return ended
 
 
-def _written(run: RunDirectory) -> int:
+def _versions(runs: Path) -> dict[str, int]:
+    return {run_id: _written(runs / run_id) for run_id in run_ids()}
+
+
+def _written(run: Path) -> int:
     try:
-        return (run.path / "state.json").stat().st_mtime_ns
+        return (run / "state.json").stat().st_mtime_ns
     except OSError:
         return 0
+
+
+_shared_versions = st.cache_resource(_versions, ttl=1.0, max_entries=4, show_spinner=False)
+"""One look at the disk for all browsers of a room."""
 
 
 def run_ends() -> None:
     """Stands in the sidebar's fragment, so it looks every two seconds."""
     watch: Watch = st.session_state.setdefault(KEY, Watch())
-    for run_id in watch.look():
+    for run_id in watch.look(_shared_versions(settings().runs)):
         state = RunDirectory(settings().runs / run_id).state()
         watch.lines[run_id] = _words(state)
         st.toast(

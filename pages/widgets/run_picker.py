@@ -14,11 +14,11 @@ from ema_core.errors import EmaError
 from ema_core.exchange.kept import run_of
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
-from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, read_label, run_ids
+from ema_core.runs import BASE, IMPORT, Probes, RunDirectory, origin_of, read_label, run_ids
 from ema_core.runs.label import LABEL
 from ema_core.settings import settings
 from ema_core.shared import current, mine
-from ema_core.shared.room import is_hidden
+from ema_core.shared.room import hidden_ids
 from ema_core.store.rows import NOT_STATED
 from pages.widgets import person
 from pages.widgets.chrome import plain, show_error
@@ -118,12 +118,13 @@ def newest_first() -> list[str]:
     ids = run_ids()[::-1]
     if current() is None:
         return ids
-    return sorted((run_id for run_id in ids if not is_hidden(run_id)), key=lambda run_id: not mine(run_info(run_id).owner))
+    hidden = hidden_ids()
+    return sorted((run_id for run_id in ids if run_id not in hidden), key=lambda run_id: not mine(origin_of(run_id)[0]))
 
 
 def own_or_all(ids: list[str]) -> list[str]:
     """Of these runs the acting person's, where the room is shared and there are any."""
-    return ids if current() is None else [run_id for run_id in ids if mine(run_info(run_id).owner)] or ids
+    return ids if current() is None else [run_id for run_id in ids if mine(origin_of(run_id)[0])] or ids
 
 
 def own_first(ids: Sequence[str]) -> list[str]:
