@@ -48,6 +48,8 @@ def cells(settings: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
 
 def page_rows(settings: pd.DataFrame, page: int, size: int) -> pd.DataFrame:
     """One page of settings that are in order; the undefended twin of its first row stands on top of it in any case."""
+    if len(settings) <= size:
+        return settings
     shown = settings.iloc[size * (page - 1) : size * page]
     if shown.empty or shown["undefended"].iloc[0]:
         return shown
