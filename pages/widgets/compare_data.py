@@ -12,10 +12,11 @@ from ema_core.evaluation.by_question import question_table
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.measured import BENIGN_TASK, judge_of
 from ema_core.evaluation.moved import moved_table
+from ema_core.evaluation.published import marks
 from ema_core.evaluation.recommend import Recommendation, recommend
 from ema_core.evaluation.scorecard import setting_table
 from ema_core.evaluation.seeds import seed_table
-from ema_core.figures import PENALTIES, PROBED, Quantity, curves_data, training_curves
+from ema_core.figures import PENALTIES, PROBED, Measure, Quantity, curves_data, trade_off, trade_off_data, training_curves
 from ema_core.store.rows import NOT_STATED
 from pages.widgets import criteria
 from pages.widgets.chrome import reader
@@ -75,6 +76,21 @@ def recommended(defense: str, keys: tuple[str, ...], run_ids: tuple[str, ...], k
 def alternatives(setting_key: str, run_ids: tuple[str, ...], version: Settled) -> pd.DataFrame:
     """The undefended run's checkpoints and scaled adapters."""
     return undefended_curve(reader().frames(run_ids), setting_key)
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def traded(
+    _rows: pd.DataFrame,
+    keys: tuple[str, ...],
+    run_ids: tuple[str, ...],
+    judge: str,
+    measure: Measure,
+    with_published: bool,
+    version: Settled,
+) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
+    """The trade-off of the settings ``keys``, which ``_rows`` holds; the table that it draws, and the cheap alternatives."""
+    curve, published = alternatives(keys[0], run_ids, version), marks() if with_published else None
+    return trade_off(_rows, curve, measure, published), trade_off_data(_rows, curve, measure, published), curve
 
 
 @st.cache_data(show_spinner=False, max_entries=8)

@@ -5,24 +5,25 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from ema_core.figures import DOMINATED, Measure, trade_off, trade_off_data
+from ema_core.figures import DOMINATED, Measure
 from pages.widgets import criteria
 from pages.widgets.answer_links import address
 from pages.widgets.chrome import plain
-from pages.widgets.compare_data import Settled, alternatives
+from pages.widgets.compare_data import Settled, traded
 from pages.widgets.figure import figure
 from pages.widgets.terms import term
 
 
 @st.fragment
 def trade_part(
-    rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled, measure: Measure, published: pd.DataFrame | None, group: str
+    rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled, measure: Measure, with_published: bool, group: str
 ) -> None:
     """One mark a setting; down and to the right is better."""
-    curve = alternatives(rows["setting_key"].iloc[0], run_ids, version)
-    data = trade_off_data(rows, curve, measure, published)
+    drawn, data, curve = traded(
+        rows, tuple(rows["setting_key"]), run_ids, str(rows["judge"].iloc[0]), measure, with_published, version
+    )
     picked = figure(
-        trade_off(rows, curve, measure, published),
+        drawn,
         data,
         key="trade-off",
         title=f"Trade-off of general misalignment and narrow behaviour, {group}",
