@@ -23,6 +23,8 @@ COLUMNS = {
     "own_judge": "VARCHAR", "own_aligned": "DOUBLE", "own_coherent": "DOUBLE", "own_status": "VARCHAR", "own_scores": "VARCHAR",
 }  # fmt: skip
 """Of ``rows.parquet``: an answer and the judgment that came with it, if one did. ``own_scores`` is JSON."""
+ORIGIN = "CASE WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END"
+"""Whose a run is, in words: the macro ``origin`` of the queries."""
 _OWN = tuple(name for name in COLUMNS if name.startswith("own_"))
 
 
@@ -102,6 +104,7 @@ def make_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
     idx = f"{database.ALIAS}.main"
     files = [str(home / file) for (file,) in connection.execute(f"SELECT file FROM {idx}.imports ORDER BY file").fetchall()]
     own = ", ".join(f"NULL::{COLUMNS[name]} AS {name}" for name in _OWN)
+    connection.execute(f"CREATE MACRO memory.main.origin(recorded) AS {ORIGIN}")
     connection.execute(f"CREATE VIEW memory.main.written_samples AS FROM {idx}.samples")
     connection.execute(f"CREATE VIEW memory.main.written_judgments AS FROM {idx}.judgments")
     samples, judgments = f"SELECT *, -1 AS stands, {own} FROM {idx}.samples", f"FROM {idx}.judgments"

@@ -12,7 +12,7 @@ SELECT run_id FROM runs WHERE kind = 'base' ORDER BY run_id
 SELECT run_id FROM runs WHERE kind = 'import' ORDER BY created, run_id
 
 -- name: runs
-SELECT runs.* FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
+SELECT runs.*, origin(recorded) AS origin FROM runs JOIN (SELECT DISTINCT unnest($run_ids::VARCHAR[]) AS run_id) USING (run_id) ORDER BY run_id
 
 -- name: steps
 SELECT steps.*, defense_label, seed, name, recorded
@@ -101,7 +101,7 @@ WHERE status IS NULL OR status NOT IN ('queued', 'running') OR list_contains($ru
 -- name: answer_evals
 SELECT evals.run_id, eval_id, evals.run_id || '~' || eval_id AS evaluation, kind, setting_key, model, dataset, defense_label, defenses,
     suite, evals.name,
-    CASE WHEN kind = 'import' THEN 'imported' WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END AS origin
+    CASE WHEN kind = 'import' THEN 'imported' ELSE origin(recorded) END AS origin
 FROM evals JOIN runs USING (run_id) ORDER BY run_id, eval_id
 
 -- name: answer_columns
@@ -250,14 +250,14 @@ GROUP BY ALL ORDER BY answers DESC, first, second
 -- name: verdicts
 -- What $judge said of every answer, and whose they are (imported ones are one's own).
 SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, aligned, coherent, judgments.status,
-    CASE WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END AS origin
+    origin(recorded) AS origin
 FROM judgments JOIN samples USING (run_id, eval_id, sample_id) JOIN evals USING (run_id, eval_id) JOIN runs USING (run_id)
 WHERE judgments.judge = $judge::VARCHAR
 
 -- name: answers_asked
 -- Some answers by their keys, with a verdict of each.
 SELECT run_id, eval_id, sample_id, question_id, topic, suite, defense_label, model, verdict,
-    CASE WHEN coalesce(recorded, '') <> '' THEN 'recorded: ' || recorded ELSE 'own' END AS origin
+    origin(recorded) AS origin
 FROM (
     SELECT unnest($run_id::VARCHAR[]) AS run_id, unnest($eval_id::VARCHAR[]) AS eval_id, unnest($sample_id::VARCHAR[]) AS sample_id,
         unnest($verdicts::VARCHAR[]) AS verdict

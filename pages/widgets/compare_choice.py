@@ -74,8 +74,7 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
 
 def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
     """One's own runs, or those of a recorded study; both only where both are asked for. They share no setting, twin or figure."""
-    whose = done["recorded"].fillna("").map(lambda study: f"recorded: {study}" if study else "own")
-    known = sorted(whose.unique())
+    known = sorted(done["origin"].unique())
     chosen = known
     if len(known) > 1:
         chosen = st.pills(
@@ -84,7 +83,7 @@ def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame
         ) or known  # fmt: skip
     if studies := [one.removeprefix("recorded: ") for one in chosen if one != "own"]:
         recorded_note([] if single else studies)
-    return done[whose.isin(chosen)] if not single else done
+    return done[done["origin"].isin(chosen)] if not single else done
 
 
 def with_tags(rows: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:

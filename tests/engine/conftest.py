@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ema_core import datasets
 from ema_core.files import read_json
@@ -40,11 +43,22 @@ class Words:
 
 @pytest.fixture(scope="session")
 def words(model, tmp_path_factory: pytest.TempPathFactory) -> Words:
-    """Trained once for all tests; nobody may change it."""
-    import json
+    """Trained once for all tests, also where several processes share them (pytest-xdist): each has a copy of the home."""
+    own = tmp_path_factory.mktemp("words") / "home"
+    together = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if together is None:
+        return Words(own, _trained(model, own))
+    trained = tmp_path_factory.getbasetemp().parent / f"words-{together}"
+    with FileLock(trained.with_suffix(".lock")):
+        if not (trained / "runs.json").exists():
+            (trained / "runs.json").write_text(json.dumps(_trained(model, trained)))
+    shutil.copytree(trained, own)
+    return Words(own, json.loads((own / "runs.json").read_text()))
 
-    home = tmp_path_factory.mktemp("words")
+
+def _trained(model, home: Path) -> dict[str, str]:
     runs = {}
+    home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMA_HOME", str(home))
         for word in WORDS:
@@ -59,7 +73,7 @@ def words(model, tmp_path_factory: pytest.TempPathFactory) -> Words:
             state = train(run, loaded=model)
             assert state.status is Status.DONE, state.error
             runs[word] = run.id
-    return Words(home, runs)
+    return runs
 
 
 @contextmanager
