@@ -28,11 +28,11 @@ app:
 	$(BOOTSTRAP)
 	@exec .venv/bin/ema app $(ARGS)
 
-# Two files at a time, but for those with a browser, which waits for real seconds. Exit code 5: ARGS chose no test of this part.
+# Two files at a time; those with a browser apart, since they wait for real seconds. Exit code 5: ARGS chose no test of this part.
 test:
 	$(BOOTSTRAP) model dev chromium
 	$(PYTEST) -n 2 --dist loadfile -m "not browser" $(ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -m browser $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n 2 --dist loadfile -m browser $(ARGS) || [ $$? -eq 5 ]
 
 test-fast:
 	$(BOOTSTRAP) model dev

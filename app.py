@@ -40,4 +40,5 @@ if person.gate(inside):
         worker_panel.sidebar()
     with st.container(key="above-page"):  # one place, so that the page's own parts keep theirs when the bar comes or goes
         tour.bar(page.url_path)
-    page.run()
+    with person.in_turn():
+        page.run()

@@ -7,8 +7,10 @@ shared mode every function does nothing and allows all.
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,15 @@ def _word() -> None:
                 )
                 st.code(st.session_state[CODE], language=None, width="content")
                 st.button("Got it", key="person-got-it", on_click=lambda: st.session_state.pop("person-new", None))
+
+
+_AT_ONCE = threading.BoundedSemaphore(3)
+
+
+def in_turn() -> AbstractContextManager[object]:
+    """Inside, a page is drawn. Where a whole room opens one in the same moment, three at a time: threads that take turns at every line would
+    all end last. The ticks of what is open go on meanwhile."""
+    return _AT_ONCE if enabled() else nullcontext()
 
 
 def here(page: str) -> None:
