@@ -76,10 +76,14 @@ def agreement_part() -> None:
     names = sorted(counts, key=lambda judge: -counts[judge])
     common = common_here(version)
     with st.container(horizontal=True, key="agreement-choice"):
-        first = st.selectbox("First", names, names.index(common[0][0]) if common else 0, key="first", bind="query-params", width=260)
+        first = st.selectbox(
+            "First", names, names.index(common[0][0]) if common else 0, key="first", bind="query-params", width=260
+        )
         others = [name for name in names if name != first]
         beside = [other for pair in common if first in pair for other in pair if other in others]  # who has most in common with it
-        second = st.selectbox("Second", others, others.index(beside[0]) if beside else 0, key="second", bind="query-params", width=260)
+        second = st.selectbox(
+            "Second", others, others.index(beside[0]) if beside else 0, key="second", bind="query-params", width=260
+        )
         suites = sorted(verdicts_of(first, version, said)["suite"].dropna().unique())
         suite = st.selectbox("Suite", suites, None, key="suite", bind="query-params", placeholder="all", width=200) or ""
         origin = _origin(*(verdicts_of(name, version, said) for name in (first, second)))
