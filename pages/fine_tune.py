@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import islice
+
 import streamlit as st
 
+from ema_core.errors import EmaError
 from ema_core.jobs import queue
 from ema_core.jobs.cells import has_adapter
-from ema_core.runs import RunDirectory, Status
+from ema_core.runs import RunDirectory, Status, origin_of
 from pages.widgets.best_state import best_part
 from pages.widgets.chat_models import beside
 from pages.widgets.chrome import act, errors, header, notices, plain
@@ -67,7 +71,21 @@ def at_work_or_newest(ids: list[str]) -> list[str]:
     ids = own_or_all(ids)
     at_work = [run for job in queue.jobs() if job.kind == "train" and job.status == "running" for run in job.runs if run in ids]
     active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
-    return list(dict.fromkeys(at_work + active))[:4] or own_first(ids)[:1]
+    return list(dict.fromkeys(at_work + active))[:4] or with_twin(own_first(ids)[:1], ids)
+
+
+def with_twin(chosen: list[str], ids: list[str]) -> list[str]:
+    """The chosen runs, and the undefended twin of the first: a curve by itself says little."""
+    with suppress(IndexError, EmaError):
+        spec, came_with = RunDirectory.open(chosen[0]).spec, origin_of(chosen[0])
+        alike = (
+            one
+            for one in ids
+            if run_info(one).defense == "none" and run_info(one).seed == spec.seed and origin_of(one) == came_with
+        )
+        twins = (one for one in alike if RunDirectory.open(one).spec.setting == spec.setting.undefended)
+        return list(dict.fromkeys([*chosen, *islice(twins, 1)]))
+    return chosen
 
 
 def details(run_id: str) -> None:
