@@ -17,8 +17,8 @@ from typing import Any, TypeVar, cast
 from ema_core.errors import EmaError
 
 Found = TypeVar("Found")
-_RACY_NS = 100_000_000
-"""A folder may change again within one tick of the file system's clock, so what was read so soon after a change is not kept."""
+_RACY_NS = 2_000_000_000
+"""A folder may change again within one tick of its file system's clock (two seconds at worst), so what was read so soon is not kept."""
 _of_folders: dict[tuple[str, Callable[[Path], Any]], tuple[tuple[int, int], Any]] = {}
 
 

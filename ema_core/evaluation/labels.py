@@ -11,14 +11,8 @@ def setting_labels(settings: pd.DataFrame) -> dict[str, list[str]]:
     """The defense, and what else tells the settings of this table apart; by setting key."""
     if settings.empty:
         return {}
-    told = [
-        "setting_key",
-        "defense_label",
-        "dataset",
-        "model",
-        "recipe_label",
-        "recorded",
-    ]  # a row of all columns takes ten times as long
+    # a row of all columns takes ten times as long
+    told = ["setting_key", "defense_label", "dataset", "model", "recipe_label", "recorded"]
     rows = settings[[name for name in told if name in settings]].to_dict("records")
     for row in rows:
         row["recipe_label"] = str(row["recipe_label"]).partition(RECORDED)[0]
