@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
 BOOTSTRAP = @$(PYTHON) scripts/bootstrap.py
-PYTEST = HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
+PYTEST = HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup app test test-fast lint reference screenshots bench bench-quick bench-growth clean
 
@@ -31,12 +31,12 @@ app:
 # Two files at a time; those with a browser apart, since they wait for real seconds. Exit code 5: ARGS chose no test of this part.
 test:
 	$(BOOTSTRAP) model dev chromium
-	$(PYTEST) -n 2 --dist loadfile -m "not browser" $(ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -n 2 --dist loadfile -m browser $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m "not browser" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m browser $(ARGS) || [ $$? -eq 5 ]
 
 test-fast:
 	$(BOOTSTRAP) model dev
-	$(PYTEST) -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
 
 lint:
 	$(BOOTSTRAP) dev

@@ -17,6 +17,12 @@ os.environ.setdefault("EMA_THREADS", "2")
 os.environ.setdefault("EMA_INSIDE", "off")  # ten seconds a run that hardly any test looks at
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: of two processes that share the files, none is left alone with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty ``EMA_HOME``."""
