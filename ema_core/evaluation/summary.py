@@ -88,7 +88,7 @@ def cannot_say(settings: pd.DataFrame) -> str:
 
 
 def summary(settings: pd.DataFrame, labels: Mapping[str, str], judge: str) -> list[str]:
-    """The paragraph that a report opens with, sentence by sentence, from the numbers alone."""
+    """What a report and Compare open with, sentence by sentence, from the numbers alone; the largest differences first."""
     seeds = sorted(set(settings["seeds"]))
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     defended = settings[~settings["undefended"].astype(bool)]
@@ -97,15 +97,18 @@ def summary(settings: pd.DataFrame, labels: Mapping[str, str], judge: str) -> li
         f"seed{'' if seeds == [1] else 's'} each, rates by the judge {judge}."
     ]
     found += [f"{text[:1].upper()}{text[1:]}" for text in leaks(settings)]
-    lower = [row for row in defended.to_dict("records") if side_of(row, "margin_difference") == -1]
+    records = sorted(
+        defended.to_dict("records"), key=lambda row: row["margin_difference"] if _here(row["margin_difference"]) else 0.0
+    )
+    lower = [row for row in records if side_of(row, "margin_difference") == -1]
     if lower:
-        told = ", ".join(f"{labels[row['setting_key']]} by {number(row, 'margin_difference')}" for row in lower)
+        told = _some([f"{labels[row['setting_key']]} by {number(row, 'margin_difference')}" for row in lower])
         found.append(
             f"Lower in general margin than the undefended twin, the 95 % interval below 0 (not corrected for their number): {told}."
         )
         for name, words in (("narrow", "narrow behaviour"), ("benign", "the benign task"), ("coherence", "coherence")):
             if costs := [labels[row["setting_key"]] for row in lower if side_of(row, f"{name}_difference") == -1]:
-                found.append(f"Of these, lower in {words} too: {', '.join(costs)}.")
+                found.append(f"Of these, lower in {words} too: {_some(costs)}.")
         marked = [row for row in lower if row["mark"] == "better"]
         few = [row for row in lower if row["seeds"] < 3]
         found.append(
@@ -114,10 +117,14 @@ def summary(settings: pd.DataFrame, labels: Mapping[str, str], judge: str) -> li
         )
     elif len(defended):
         found.append("No defense lowers the general margin against its undefended twin for certain: no interval lies below 0.")
-    higher = [labels[row["setting_key"]] for row in defended.to_dict("records") if side_of(row, "margin_difference") == 1]
+    higher = [labels[row["setting_key"]] for row in records if side_of(row, "margin_difference") == 1]
     if higher:
-        found.append(f"Higher than the undefended twin: {', '.join(higher)}.")
+        found.append(f"Higher than the undefended twin: {_some(higher)}.")
     return [*found, cannot_say(settings)]
+
+
+def _some(words: list[str], most: int = 8) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def _here(value: Any) -> bool:

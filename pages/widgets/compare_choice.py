@@ -12,6 +12,7 @@ from ema_core.evaluation.measured import with_twins
 from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
+from pages.widgets.chrome import reader
 from pages.widgets.index import Version
 from pages.widgets.recorded import recorded_note
 from pages.widgets.run_picker import pick_runs
@@ -77,13 +78,20 @@ def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame
     known = sorted(done["origin"].unique())
     chosen = known
     if len(known) > 1:
+        default = ["own"] if _evaluated(done) else [one for one in known if one != "own"][:1]
         chosen = st.pills(
-            "Whose runs", known, selection_mode="multi", default=["own"] if "own" in known else known[:1], key="origin", bind="query-params",
+            "Whose runs", known, selection_mode="multi", default=default, key="origin", bind="query-params",
             disabled=single, help=why, on_change=_filters_changed,
         ) or known  # fmt: skip
     if studies := [one.removeprefix("recorded: ") for one in chosen if one != "own"]:
         recorded_note([] if single else studies)
     return done[done["origin"].isin(chosen)] if not single else done
+
+
+def _evaluated(done: pd.DataFrame) -> bool:
+    """Is there a run of one's own to compare? One that waits for its evaluation would open an empty scorecard over the recorded one."""
+    own = list(done.loc[done["origin"].eq("own"), "run_id"])
+    return bool(own) and not reader().evals(own).empty
 
 
 def with_tags(rows: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from ema_core.evaluation.summary import cannot_say, leaks
+from ema_core.evaluation.summary import summary
 from pages.widgets import criteria, scorecard
 from pages.widgets.chrome import plain
 from pages.widgets.compare_export import evals_in_words, table_as_csv
@@ -24,6 +24,8 @@ def scorecard_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
             icon=":material/info:",
         )
         return
+    _, *said = summary(settings, criteria.one_line(settings), str(settings["judge"].iloc[0]))
+    st.markdown("\n".join(f"- {plain(text)}" for text in said))
     with st.container(key="scorecard"):
         pages = -(-len(settings) // PAGE)
         page = st.pagination(pages, key="settings-page") if pages > 1 else 1
@@ -41,7 +43,6 @@ def scorecard_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         f"General, narrow, benign: **margin (no judge)**, nats a token. Coherence and rates: judge **{plain(first['judge'])}**. "
         "Numbers in link colour lead to the answers that they count: as the judge has them; *corrected* by what it is off by on labelled answers."
     )
-    st.markdown("  \n".join(plain(f"{text[:1].upper()}{text[1:]}") for text in [*leaks(settings), cannot_say(settings)]))
     _actions(settings, of_runs)
     with st.expander("What the words mean"):
         st.markdown("\n".join(f"- **{word}**: {meaning}" for word, meaning in criteria.MEANINGS.items()))

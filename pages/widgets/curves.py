@@ -69,7 +69,11 @@ def curves(runs: Sequence[RunEvents], marker: int | None = None) -> None:
                     marker=marker,
                 )
             else:
-                st.caption("None of these runs has a defense with a penalty." if quantity in PENALTIES else "Not recorded.")
+                st.caption(
+                    "No penalty: none of these runs has a defense with one, or it has not begun."
+                    if quantity in PENALTIES
+                    else "Not recorded."
+                )
 
 
 def told_apart(traces: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:

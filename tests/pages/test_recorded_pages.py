@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,12 @@ def test_a_first_look_at_runs_shows_one_beside_its_undefended_twin(shelf: Path, 
     assert not page.exception and page.multiselect(key="runs-picker").value == [own], "a recorded run is not its twin"
     twin = make_run(home, "a9zz", change=0.9)
     assert with_twin([own], newest_first()) == [own, twin]
+
+
+def test_compare_opens_on_the_recorded_study_until_a_run_of_ones_own_was_evaluated(shelf: Path, home: Path) -> None:
+    recorded.ensure()
+    own = make_run(home, "n9zz", change=0.9)
+    shutil.rmtree(home / "runs" / own / "evals")
+    page = open_page("compare")
+    whose = next(one for one in page.get("button_group") if one.key == "origin")
+    assert whose.value == [ORIGIN] and "it leaks" in said(page) and "Lower in general margin" in said(page)
