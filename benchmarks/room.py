@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -97,7 +96,7 @@ class Session:
         self.ticks.clear()
 
 
-async def room(url: str, pid: int, count: int, rest: float = REST) -> str:
+async def room(url: str, pid: int, count: int, rest: float = REST) -> list[str]:
     """A table row a page, all pages opened by ``count`` sessions at once."""
     people = [Session(url) for _ in range(count)]
     await asyncio.gather(*(one.enter() for one in people))
@@ -112,9 +111,8 @@ async def room(url: str, pid: int, count: int, rest: float = REST) -> str:
         busy = (sum(process.cpu_times()[:2]) - before) / max(rest, 0.1)
         lost = f"; {count - len(told)} were not told the end" if len(told) < count else ""
         rows.append(f"| {count} | {page or 'home'} | {statistics.median(told):.2f} | {told[-1]:.2f}{lost} | {busy:.0%} |")
-        print(rows[-1], file=sys.stderr, flush=True)
     await asyncio.gather(*(one.leave() for one in people))
-    return "\n".join(rows)
+    return rows
 
 
 def main() -> None:
@@ -124,9 +122,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["EMA_SHARED"] = "1"
     with own_home() as made:
-        if asked.home:
-            os.environ["EMA_HOME"] = str(asked.home)
-        else:
+        if not asked.home:
             homes.runs(made, RUNS)
         with served(asked.home or made) as (url, pid):
             asyncio.run(room(url, pid, 1, rest=0.0))  # warm: the first visit reads what all share
@@ -134,7 +130,7 @@ def main() -> None:
                 "| browsers | page | median s | slowest s | server's CPU while all rest there, of a core |\n|---|---|---|---|---|"
             )
             for count in asked.people:
-                print(asyncio.run(room(url, pid, count)), flush=True)
+                print("\n".join(asyncio.run(room(url, pid, count))), flush=True)
 
 
 if __name__ == "__main__":

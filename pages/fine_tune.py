@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from itertools import islice
-
 import streamlit as st
 
-from ema_core.errors import EmaError
 from ema_core.jobs import queue
 from ema_core.jobs.cells import has_adapter
-from ema_core.runs import RunDirectory, Status, origin_of
+from ema_core.runs import RunDirectory, Status
 from pages.widgets.best_state import best_part
-from pages.widgets.chat_models import beside
+from pages.widgets.chat_models import beside, undefended_twin
 from pages.widgets.chrome import act, errors, header, notices, plain
 from pages.widgets.form_origin import PARAM, copy, from_address
 from pages.widgets.live_runs import delete_button, events_of, live_runs
@@ -67,25 +63,15 @@ def runs() -> None:
 
 
 def at_work_or_newest(ids: list[str]) -> list[str]:
-    """What a first visit shows: the run at work, which in a study may be far from the newest, then waiting ones; else the newest."""
+    """What a first visit shows: the run at work, which in a study may be far from the newest, then waiting ones; else the newest, and its
+    undefended twin: a curve by itself says little."""
     ids = own_or_all(ids)
     at_work = [run for job in queue.jobs() if job.kind == "train" and job.status == "running" for run in job.runs if run in ids]
     active = [run_id for run_id in ids[:20] if RunDirectory.open(run_id).state().status.active]
-    return list(dict.fromkeys(at_work + active))[:4] or with_twin(own_first(ids)[:1], ids)
-
-
-def with_twin(chosen: list[str], ids: list[str]) -> list[str]:
-    """The chosen runs, and the undefended twin of the first: a curve by itself says little."""
-    with suppress(IndexError, EmaError):
-        spec, came_with = RunDirectory.open(chosen[0]).spec, origin_of(chosen[0])
-        alike = (
-            one
-            for one in ids
-            if run_info(one).defense == "none" and run_info(one).seed == spec.seed and origin_of(one) == came_with
-        )
-        twins = (one for one in alike if RunDirectory.open(one).spec.setting == spec.setting.undefended)
-        return list(dict.fromkeys([*chosen, *islice(twins, 1)]))
-    return chosen
+    if at_work or active:
+        return list(dict.fromkeys(at_work + active))[:4]
+    newest = own_first(ids)[:1]
+    return newest + [twin for run_id in newest if (twin := undefended_twin(run_id, ids))]
 
 
 def details(run_id: str) -> None:

@@ -6,10 +6,10 @@ import streamlit as st
 
 from ema_core.jobs import launch, queue
 from ema_core.jobs.status import worker_status
-from ema_core.runs import BASE, RunDirectory
+from ema_core.runs import RunDirectory
 from ema_core.training import inside
 from pages.widgets.asset_jobs import chosen, progress
-from pages.widgets.chat_models import beside
+from pages.widgets.chat_models import undefended_twin
 from pages.widgets.chrome import act, ago, duration, errors, header, notices, plain, status_badge
 from pages.widgets.inside_panels import Side, defense_part
 from pages.widgets.run_picker import newest_first, own_first, run_info
@@ -61,10 +61,8 @@ def about(run: RunDirectory) -> None:
 
 def twin_of(run_id: str) -> RunDirectory | None:
     """The undefended run of the same model, data, recipe and seed; None of an undefended one, or where there is none."""
-    others = [one for one in beside(run_id, newest_first()) if one != run_id and not one.startswith("base")]
-    if run_info(run_id).defense == "none" or not others or others[0].startswith(BASE):
-        return None
-    return RunDirectory.open(others[0])
+    twin = undefended_twin(run_id, newest_first())
+    return RunDirectory.open(twin) if twin else None
 
 
 def kept(run: RunDirectory, twin: RunDirectory | None) -> inside.Inside | None:

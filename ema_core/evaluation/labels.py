@@ -16,7 +16,9 @@ def setting_labels(settings: pd.DataFrame) -> dict[str, list[str]]:
     rows = settings[[name for name in told if name in settings]].to_dict("records")
     for row in rows:
         row["recipe_label"] = str(row["recipe_label"]).partition(RECORDED)[0]
-    differ = [name for name in ("dataset", "model", "recipe_label") if len({str(row[name]) for row in rows}) > 1]
+    differ = [
+        name for name in ("dataset", "model", "recipe_label") if len({row[name] for row in rows if not pd.isna(row[name])}) > 1
+    ]
     studies = {recorded_as(row) for row in rows} - {""}
     labels = {
         row["setting_key"]: [

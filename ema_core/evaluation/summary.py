@@ -97,9 +97,7 @@ def summary(settings: pd.DataFrame, labels: Mapping[str, str], judge: str) -> li
         f"seed{'' if seeds == [1] else 's'} each, rates by the judge {judge}."
     ]
     found += [f"{text[:1].upper()}{text[1:]}" for text in leaks(settings)]
-    records = sorted(
-        defended.to_dict("records"), key=lambda row: row["margin_difference"] if _here(row["margin_difference"]) else 0.0
-    )
+    records = defended.sort_values("margin_difference", kind="stable").to_dict("records")
     lower = [row for row in records if side_of(row, "margin_difference") == -1]
     if lower:
         told = _some([f"{labels[row['setting_key']]} by {number(row, 'margin_difference')}" for row in lower])

@@ -70,10 +70,6 @@ def hide(run_id: str, hidden: bool = True) -> None:
     os.utime(settings().runs)  # so that everybody looks again
 
 
-def is_hidden(run_id: str) -> bool:
-    return run_id in hidden_ids()
-
-
 def hidden_ids() -> frozenset[str]:
     """The runs that are in no list."""
     try:

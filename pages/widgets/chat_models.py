@@ -69,12 +69,17 @@ def suggested(options: Sequence[str]) -> list[str]:
 
 def beside(run_id: str, others: Sequence[str]) -> list[str]:
     """A run with what it is to be read beside: its base, and its undefended twin where that is among ``others``."""
-    model, facts = run_info(run_id).model, _facts(run_id)
-    twins = [
-        other for other in others if facts and facts[0] and (found := _facts(other)) and not found[0] and found[1:] == facts[1:]
-    ]
+    model, twin = run_info(run_id).model, undefended_twin(run_id, others)
     base = [BASE_MODEL] if model == EMBEDDED else [f"{BASE_MODEL}:{model}"] if model in CATALOG and CATALOG[model].ready else []
-    return [*base, *twins[:1], run_id]
+    return [*base, *([twin] if twin else []), run_id]
+
+
+def undefended_twin(run_id: str, others: Sequence[str]) -> str:
+    """The first undefended run among ``others`` of the same model, data, recipe and seed; "" of an undefended one, or where there is none."""
+    facts = _facts(run_id)
+    if not facts or not facts[0]:
+        return ""
+    return next((other for other in others if (found := _facts(other)) and not found[0] and found[1:] == facts[1:]), "")
 
 
 def _facts(run_id: str) -> tuple[bool, str, int] | None:

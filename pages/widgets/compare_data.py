@@ -12,7 +12,6 @@ from ema_core.evaluation.by_question import question_table
 from ema_core.evaluation.cost import provider_cost
 from ema_core.evaluation.measured import BENIGN_TASK, judge_of
 from ema_core.evaluation.moved import moved_table
-from ema_core.evaluation.published import marks
 from ema_core.evaluation.recommend import Recommendation, recommend
 from ema_core.evaluation.scorecard import setting_table
 from ema_core.evaluation.seeds import seed_table
@@ -85,11 +84,11 @@ def traded(
     run_ids: tuple[str, ...],
     judge: str,
     measure: Measure,
-    with_published: bool,
+    published: pd.DataFrame | None,
     version: Settled,
 ) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
     """The trade-off of the settings ``keys``, which ``_rows`` holds; the table that it draws, and the cheap alternatives."""
-    curve, published = alternatives(keys[0], run_ids, version), marks() if with_published else None
+    curve = alternatives(keys[0], run_ids, version)
     return trade_off(_rows, curve, measure, published), trade_off_data(_rows, curve, measure, published), curve
 
 

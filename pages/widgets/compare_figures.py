@@ -63,7 +63,7 @@ def trade_tab(settings: pd.DataFrame, seeds: pd.DataFrame, run_ids: tuple[str, .
     rows, group = one_group(settings)
     measure, published = measured()
     with errors():
-        trade_part(rows, run_ids, version, measure, published is not None, group)
+        trade_part(rows, run_ids, version, measure, published, group)
 
 
 def twin_tab(settings: pd.DataFrame, seeds: pd.DataFrame, run_ids: tuple[str, ...], version: Settled) -> None:

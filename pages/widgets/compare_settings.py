@@ -24,7 +24,8 @@ def scorecard_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
             icon=":material/info:",
         )
         return
-    _, *said = summary(settings, criteria.one_line(settings), str(settings["judge"].iloc[0]))
+    labels = criteria.one_line(settings)
+    _, *said = summary(settings, labels, str(settings["judge"].iloc[0]))
     st.markdown("\n".join(f"- {plain(text)}" for text in said))
     with st.container(key="scorecard"):
         pages = -(-len(settings) // PAGE)
@@ -43,14 +44,13 @@ def scorecard_part(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
         f"General, narrow, benign: **margin (no judge)**, nats a token. Coherence and rates: judge **{plain(first['judge'])}**. "
         "Numbers in link colour lead to the answers that they count: as the judge has them; *corrected* by what it is off by on labelled answers."
     )
-    _actions(settings, of_runs)
+    _actions(settings, of_runs, labels)
     with st.expander("What the words mean"):
         st.markdown("\n".join(f"- **{word}**: {meaning}" for word, meaning in criteria.MEANINGS.items()))
 
 
-def _actions(settings: pd.DataFrame, of_runs: pd.DataFrame) -> None:
+def _actions(settings: pd.DataFrame, of_runs: pd.DataFrame, labels: dict[str, str]) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="setting-actions"):
-        labels = criteria.one_line(settings)
         key = st.selectbox(
             "Look closer at", list(labels), format_func=lambda key: labels.get(key, key), key="look-closer", width=260
         )

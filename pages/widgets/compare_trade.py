@@ -16,12 +16,10 @@ from pages.widgets.terms import term
 
 @st.fragment
 def trade_part(
-    rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled, measure: Measure, with_published: bool, group: str
+    rows: pd.DataFrame, run_ids: tuple[str, ...], version: Settled, measure: Measure, published: pd.DataFrame | None, group: str
 ) -> None:
     """One mark a setting; down and to the right is better."""
-    drawn, data, curve = traded(
-        rows, tuple(rows["setting_key"]), run_ids, str(rows["judge"].iloc[0]), measure, with_published, version
-    )
+    drawn, data, curve = traded(rows, tuple(rows["setting_key"]), run_ids, str(rows["judge"].iloc[0]), measure, published, version)
     picked = figure(
         drawn,
         data,

@@ -187,7 +187,8 @@ def hidden_runs() -> None:
     st.subheader("Hide a run", anchor=False)
     st.caption("It is in no list, figure or search then; nothing of it is lost.")
     ids = run_ids()[::-1]
-    hidden = [run_id for run_id in ids if room.is_hidden(run_id)]
+    marked = room.hidden_ids()
+    hidden = [run_id for run_id in ids if run_id in marked]
     shown = [run_id for run_id in ids if run_id not in hidden]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox(

@@ -13,7 +13,8 @@ import streamlit as st
 
 from ema_core.exchange import recorded
 from ema_core.settings import PROJECT
-from pages.fine_tune import with_twin
+from pages.fine_tune import at_work_or_newest
+from pages.widgets.chat_models import undefended_twin
 from pages.widgets.run_picker import newest_first, run_info
 from tests.pages.evaluated_home import make_run, open_page, said
 from tests.pages.recorded_home import NAME, made, shelf
@@ -82,13 +83,14 @@ def test_home_takes_it_away_with_a_click_and_brings_it_back(shelf: Path, home: P
 def test_a_first_look_at_runs_shows_one_beside_its_undefended_twin(shelf: Path, home: Path) -> None:
     recorded.ensure()
     defended, undefended = sorted(newest_first(), key=lambda run_id: run_info(run_id).defense)
-    assert with_twin([defended], newest_first()) == [defended, undefended]
-    assert with_twin([undefended], newest_first()) == [undefended] and with_twin([], newest_first()) == []
+    assert undefended_twin(defended, newest_first()) == undefended and undefended_twin(undefended, newest_first()) == ""
+    assert at_work_or_newest([defended, undefended]) == [defended, undefended]
+    assert at_work_or_newest([undefended]) == [undefended] and at_work_or_newest([]) == []
     own = make_run(home, "z9zz", "kl=1", change=0.9)
     page = open_page("fine_tune", part="Runs")
     assert not page.exception and page.multiselect(key="runs-picker").value == [own], "a recorded run is not its twin"
     twin = make_run(home, "a9zz", change=0.9)
-    assert with_twin([own], newest_first()) == [own, twin]
+    assert at_work_or_newest(sorted(newest_first(), key=lambda run_id: run_id != own)) == [own, twin]
 
 
 def test_compare_opens_on_the_recorded_study_until_a_run_of_ones_own_was_evaluated(shelf: Path, home: Path) -> None:
