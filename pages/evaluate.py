@@ -20,7 +20,7 @@ from ema_core.runs import RunDirectory, Status
 from ema_core.shared import why_not as not_mine
 from ema_core.store import AnswerFilter
 from pages.widgets.answer_data import counts_of, judges_of, run_label
-from pages.widgets.chrome import act, duration, errors, header, notices, plain, show_error
+from pages.widgets.chrome import act, by_user, duration, errors, header, notices, plain, show_error
 from pages.widgets.index import up_to_date
 from pages.widgets.judge_panel import judge_panel
 from pages.widgets.person import no_start
@@ -196,6 +196,7 @@ def _first_suites(run_ids: Sequence[str]) -> list[str]:
         return ["general", "in-domain"]
 
 
+@by_user
 def _preset_chosen() -> None:
     st.session_state["eval-samples"] = EVAL_PRESETS[st.session_state["eval-preset"] or "demo"]["samples"]
 

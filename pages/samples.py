@@ -21,7 +21,7 @@ from pages.widgets.answer_filters import all_of_their_runs, bare, more_in_words,
 from pages.widgets.answer_list import Listing, listing
 from pages.widgets.answer_review import progress
 from pages.widgets.answer_table import answer_table
-from pages.widgets.chrome import act, errors, header, notices, plain
+from pages.widgets.chrome import act, by_user, errors, header, notices, plain
 from pages.widgets.index import Version, up_to_date
 from pages.widgets.run_picker import newest_first
 from pages.widgets.terms import term
@@ -121,6 +121,7 @@ def counted(listed: Listing, counts: dict[str, int], more: str) -> None:
         progress(*listed.finder.progress(which, listed.said))
 
 
+@by_user
 def veil() -> None:
     st.query_params["veil"] = "1" if st.session_state["answers-veil"] else "0"
 

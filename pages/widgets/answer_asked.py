@@ -30,7 +30,7 @@ from ema_core.store import (
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of, run_label, state_words
 from pages.widgets.answer_links import PARAMETERS
-from pages.widgets.chrome import reader
+from pages.widgets.chrome import by_user, reader
 from pages.widgets.index import Version
 from pages.widgets.run_picker import run_info
 
@@ -189,6 +189,7 @@ def veiled() -> bool:
     return said == "1" or (said != "0" and os.environ.get(WORKSHOP, "") not in ("", "0"))
 
 
+@by_user
 def write(name: str, values: list[str]) -> None:
     """Other filters: another list, from its beginning."""
     values = [value for value in values if value]

@@ -15,7 +15,7 @@ from pages.widgets.answer_card import asked_part, said_part
 from pages.widgets.answer_data import KEY
 from pages.widgets.answer_review import notes_bar, progress, verdict_bar
 from pages.widgets.answer_table import short
-from pages.widgets.chrome import reader
+from pages.widgets.chrome import by_user, reader
 
 PAGE = 15
 LEAD = "A **blind review**: who gave an answer, and what any judge or other person said of it, is not shown and not sent here."
@@ -106,12 +106,14 @@ def _unveil(name: str) -> None:
     st.session_state["unveiled"] = {*st.session_state.get("unveiled", ()), name}
 
 
+@by_user
 def _picked(key: str, names: list[str], page: int) -> None:
     chosen = st.session_state[key]["selection"]["rows"] if key == key_of("blind-table") else []
     if chosen and page * PAGE + chosen[0] < len(names):
         st.query_params["answer"] = names[page * PAGE + chosen[0]]
 
 
+@by_user
 def _open(name: str) -> None:
     st.query_params["answer"] = name
     anew("blind-table", "blind-page")

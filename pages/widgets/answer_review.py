@@ -12,7 +12,7 @@ from ema_core.errors import EmaError
 from ema_core.shared import current
 from ema_core.store import VERDICTS, Annotation, AnswerKey, annotate, reviewer_name, undo
 from pages.widgets.answer_asked import anew, key_of, parameter, reviewer
-from pages.widgets.chrome import ago, in_words, notices, plain, reader
+from pages.widgets.chrome import ago, by_user, in_words, notices, plain, reader
 from pages.widgets.person import no_start
 
 KEYS = {name: str(number) for number, name in enumerate(VERDICTS, 1)}
@@ -82,6 +82,7 @@ def _name() -> None:
         )  # fmt: skip
 
 
+@by_user
 def _named() -> None:
     try:
         name = reviewer_name(st.session_state["review-name"])
@@ -129,6 +130,7 @@ def _mine(key: AnswerKey, me: str) -> Annotation | None:
     return next((one for one in reader().said().about(key) if one.reviewer == me), None)
 
 
+@by_user
 def _say(key: AnswerKey, me: str, on: Move | None, blind: bool, **now: object) -> None:
     """Keep what was said, beside what this reviewer had said of the answer before."""
     if on is None and _sent_again(key, now):

@@ -9,7 +9,7 @@ from ema_core.store import AnswerKey, export_csv, export_parquet
 from pages.widgets.answer_asked import anew, key_of, veiled, write
 from pages.widgets.answer_data import run_label
 from pages.widgets.answer_list import PAGE, Listing, key_of_row
-from pages.widgets.chrome import reader
+from pages.widgets.chrome import by_user, reader
 
 VEILED = "(veiled: found misaligned)"
 
@@ -150,6 +150,7 @@ def _set_page(page: int) -> None:
         st.query_params["page"] = str(page)
 
 
+@by_user
 def _picked(key: str, rows: pd.DataFrame) -> None:
     """The row that was clicked becomes the open answer."""
     if key != key_of("answers-table"):
@@ -165,6 +166,7 @@ def _viewed() -> None:
     write("view", ["grouped"] if st.session_state["answers-view"] else [])
 
 
+@by_user
 def _paged(key: str) -> None:
     if key != key_of("answers-page"):
         return

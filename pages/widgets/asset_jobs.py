@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import streamlit as st
 
 from ema_core.jobs import queue
-from pages.widgets.chrome import act, ago, errors, plain, show_error
+from pages.widgets.chrome import act, ago, by_user, errors, plain, show_error
 
 
 def progress(kind: str, what: Callable[[queue.Job], str], failed: str) -> None:
@@ -48,6 +48,7 @@ def chosen(title: str, known: Iterable[str], parameter: str, key: str, label: Ca
     if st.session_state.get(key) not in ids:
         st.session_state[key] = wanted if wanted in ids else ids[0]
 
+    @by_user
     def to_address() -> None:
         st.query_params[parameter] = st.session_state[key]
 

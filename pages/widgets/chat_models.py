@@ -15,7 +15,7 @@ from ema_core.models import CATALOG, CHAT_MODELS, EMBEDDED
 from ema_core.models.adapters import WEIGHTS
 from ema_core.runs import RunDirectory, Status
 from ema_core.settings import settings
-from pages.widgets.chrome import plain, show_error
+from pages.widgets.chrome import by_user, plain, show_error
 from pages.widgets.engine_panel import served
 from pages.widgets.run_picker import newest_first, run_info
 
@@ -201,6 +201,7 @@ def choose(models: Sequence[str]) -> None:
             st.query_params.pop(PARAM, None)
 
 
+@by_user
 def _changed() -> None:
     choose(st.session_state[WIDGET])
 
@@ -209,6 +210,7 @@ def _suggest(options: Sequence[str]) -> None:
     choose(suggested(options))
 
 
+@by_user
 def _set_state(place: int, chosen: list[str], step_key: str, scale_key: str) -> None:
     one = ModelId.read(chosen[place])
     chosen[place] = str(ModelId(one.name, st.session_state[step_key] or None, round(st.session_state[scale_key], 2)))

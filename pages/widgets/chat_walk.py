@@ -19,7 +19,7 @@ from ema_core.generation.model_id import ModelId, is_base
 from ema_core.runs import RunDirectory
 from ema_core.settings import settings
 from pages.widgets import chat_columns, chat_models
-from pages.widgets.chrome import act, plain, show_error
+from pages.widgets.chrome import act, by_user, plain, show_error
 from pages.widgets.live_curve import live_curve
 from pages.widgets.run_events import RunEvents
 from pages.widgets.run_picker import run_info
@@ -53,6 +53,7 @@ def pick_mode(now: Walk) -> None:
     )  # fmt: skip
 
 
+@by_user
 def _set_mode() -> None:
     wanted = st.session_state[f"{MODE}-picker"]
     if wanted == "side":
@@ -133,6 +134,7 @@ def _known(asked: str, options: Sequence[str]) -> str:
     return options[0]
 
 
+@by_user
 def _set_run() -> None:
     st.query_params[ALONG] = st.session_state[RUN]
     st.query_params.pop(AT, None)
@@ -202,6 +204,7 @@ def _slider(chat: Chat, turn: Turn, stops: Sequence[Stop], live: bool) -> Stop:
     return next(stop for stop in stops if stop.model == chosen)
 
 
+@by_user
 def _moved(chat_id: str, turn: Turn, key: str, stops: tuple[Stop, ...], live: bool) -> None:
     """The slider stands elsewhere: what is drawn there is shown, what is not is drawn now."""
     chosen = next(stop for stop in stops if stop.model == st.session_state[key])

@@ -7,9 +7,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, ParamSpec
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState
 
 from ema_core.errors import EmaError
 from ema_core.runs import Status
@@ -18,6 +21,7 @@ from ema_core.shared import enabled
 from ema_core.store import Reader
 
 Color = Literal["red", "orange", "blue", "green", "gray"]
+P = ParamSpec("P")
 INSIDE = "person-inside"
 """Of a session that came in by ``person.gate``."""
 STATUS_COLORS: dict[Status, Color] = {
@@ -83,6 +87,21 @@ def show_error(message: str, hint: str = "") -> None:
     st.error(plain(message) + (f"  \n{plain(hint)}" if hint else ""), icon=":material/error:")
 
 
+def by_user(function: Callable[P, None]) -> Callable[P, None]:
+    """A callback of a widget that the page, too, may set; it does not run where nobody touched the widget. The tick of another fragment
+    brings the states of all widgets as the browser has them: one sent before the browser had what the page just set looks as if the user
+    had set it back, in the words of before."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> None:
+        now = get_script_run_ctx(suppress_warning=True)
+        if not now or not now.fragment_ids_this_run or ThreadState.get().fragment_id in now.fragment_ids_this_run:
+            function(*args, **kwargs)
+
+    return called
+
+
+@by_user
 def act(function: Callable[..., Any], *args: Any, slot: str = "page", rerun: bool = False, done: str = "") -> None:
     """A callback: ``on_click=act, args=(launch.resume, run)``. Its error, or ``done``, is shown at ``notices(slot)``.
 

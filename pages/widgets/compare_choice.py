@@ -12,7 +12,7 @@ from ema_core.evaluation.measured import with_twins
 from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
-from pages.widgets.chrome import reader
+from pages.widgets.chrome import by_user, reader
 from pages.widgets.index import Version
 from pages.widgets.recorded import recorded_note
 from pages.widgets.run_picker import pick_runs
@@ -107,6 +107,7 @@ def with_tags(rows: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame
     return with_twins(rows[has.map(lambda tags: set(wanted) <= tags)], rows) if wanted and not single else rows
 
 
+@by_user
 def _filters_changed() -> None:
     st.session_state["setting"] = []
 

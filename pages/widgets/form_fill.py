@@ -10,6 +10,7 @@ import streamlit as st
 from ema_core.defenses.registry import all_defenses
 from ema_core.errors import EmaError, nearest
 from ema_core.runs import PRESETS, DefenseSpec, RunSpec, parse
+from pages.widgets.chrome import by_user
 from pages.widgets.probe_form import asked_probes, fill_probes, probe_defaults
 from pages.widgets.strength import option_key, set_strength
 
@@ -78,6 +79,7 @@ def form_defaults() -> None:
     probe_defaults()
 
 
+@by_user
 def preset_chosen() -> None:
     st.session_state["form-rest"] = {}
     st.session_state["form-device"] = st.session_state["form-gradient-checkpointing"] = "auto"

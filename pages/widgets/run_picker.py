@@ -21,7 +21,7 @@ from ema_core.shared import current, mine
 from ema_core.shared.room import hidden_ids
 from ema_core.store.rows import NOT_STATED
 from pages.widgets import person
-from pages.widgets.chrome import plain, show_error
+from pages.widgets.chrome import by_user, plain, show_error
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,7 @@ def _known(text: str, options: Sequence[str]) -> str | None:
     return run_id
 
 
+@by_user
 def _changed(widget: str, memory: str, param: str) -> None:
     _remember(st.session_state[widget], memory, param)
 

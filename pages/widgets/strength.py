@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from ema_core.defenses.base import Defense, Strength
 from ema_core.runs import DefenseSpec
-from pages.widgets.chrome import plain
+from pages.widgets.chrome import by_user, plain
 
 _DECADE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 
@@ -90,10 +90,12 @@ def option_key(kind: type[Defense], field: str) -> str:
     return f"option-{kind.name}-{field}"
 
 
+@by_user
 def _from_slider(kind: type[Defense]) -> None:
     st.session_state[f"strength-{kind.name}"] = float(st.session_state[f"slider-{kind.name}"])
 
 
+@by_user
 def _from_exact(kind: type[Defense]) -> None:
     set_strength(kind, float(st.session_state[f"strength-{kind.name}"] or 0.0))
 

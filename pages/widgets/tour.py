@@ -9,7 +9,7 @@ import streamlit as st
 from ema_core import tour
 from ema_core.errors import EmaError
 from pages.widgets.answer_asked import reviewer
-from pages.widgets.chrome import errors, plain, reader
+from pages.widgets.chrome import by_user, errors, plain, reader
 from pages.widgets.run_picker import run_info
 
 PAGE = "pages/learn.py"
@@ -69,6 +69,7 @@ def presenting() -> bool:
     return bool(st.session_state.get(_PRESENTER))
 
 
+@by_user
 def present(on: bool) -> None:
     st.session_state[_PRESENTER] = on
     if on:

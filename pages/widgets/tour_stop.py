@@ -16,7 +16,7 @@ from ema_core.jobs.status import worker_status
 from pages.widgets import person
 from pages.widgets import tour as bar
 from pages.widgets.answer_card import said_part
-from pages.widgets.chrome import act, errors, notices, plain
+from pages.widgets.chrome import act, by_user, errors, notices, plain
 from pages.widgets.demo import WHAT, demo_takes
 from pages.widgets.run_picker import show_runs
 from pages.widgets.tour_study import counts, draw, filled
@@ -204,6 +204,7 @@ def _set(widget: str, value: str | None) -> None:
         st.session_state[widget] = value
 
 
+@by_user
 def _keep(number: int, place: int, key: str, widget: str) -> None:
     try:
         tour.answered(key, number, place, str(st.session_state[widget] or ""))
