@@ -52,11 +52,11 @@ def page() -> None:
             return
         with st.spinner(f"Reckoning intervals of {len(ids)} runs …", show_time=True):
             settings, of_runs = scores(ids, judge, version)
-        st.caption(f"{HONEST} {plain(own.short(judge))}")
         if settings["defense_label"].str.contains(SUBSTITUTE_LABEL, regex=False).any():
             st.caption(SUBSTITUTE_NOTE)
         with errors():
             scorecard_part(settings, of_runs)
+        st.caption(f"{HONEST} {plain(own.short(judge))}")
         parts(settings, of_runs, ids, judge, version)
 
 

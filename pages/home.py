@@ -9,7 +9,7 @@ from ema_core.models import EMBEDDED, find
 from ema_core.runs import RunDirectory, Status, origin_of
 from pages.widgets import person, worker_panel
 from pages.widgets.chrome import ago, errors, header, in_words, notices, plain, status_badge
-from pages.widgets.demo import WHAT, demo_takes
+from pages.widgets.demo import WHAT, demo_at_work, demo_takes
 from pages.widgets.recorded import recorded_studies
 from pages.widgets.run_picker import newest_first, run_info, run_link, show_runs
 
@@ -69,12 +69,18 @@ def demo() -> None:
     """One button, with what it will take said before."""
     st.subheader("Start here", anchor=False)
     st.markdown(WHAT)
+    at_work: list[str] = []
     with errors():
-        st.caption(demo_takes())
+        if at_work := demo_at_work():
+            st.page_link("pages/fine_tune.py", label="Your demo is at work: its curves", icon=":material/show_chart:",
+                         query_params={"run": at_work, "part": "Runs"})  # fmt: skip
+        else:
+            st.caption(demo_takes())
     notices("demo")
+    no = person.no_start() or ("Your demo is at work already." if at_work else "")
     st.button(
-        "Start the demo", key="start-demo", type="primary", icon=":material/play_arrow:", on_click=start_demo,
-        disabled=bool(no := person.no_start()), help=no or "Both runs go into the queue and to their curves.",
+        "Start the demo", key="start-demo", type="primary", icon=":material/play_arrow:", on_click=start_demo, disabled=bool(no),
+        help=no or "Both runs go into the queue and to their curves.",
     )  # fmt: skip
 
 
@@ -95,17 +101,17 @@ def page() -> None:
     if started := st.session_state.pop("started-demo", None):
         st.switch_page("pages/fine_tune.py", query_params={"run": started, "part": "Runs"})
     first = not own_runs()
-    if first:
-        recorded_studies(first)
     left, right = st.columns([2, 3], gap="large")
     with left:
         demo()
         st.subheader("Ready?", anchor=False)
         readiness()
     with right:
-        recent_runs()
         if not first:
-            recorded_studies(first)
+            recent_runs()
+        recorded_studies(first)
+        if first:
+            recent_runs()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from ema_core.evaluation.measured import with_twins
 from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
-from pages.widgets.chrome import by_user, reader
+from pages.widgets.chrome import by_user, plain, reader
 from pages.widgets.index import Version
 from pages.widgets.recorded import recorded_note
 from pages.widgets.run_picker import pick_runs
@@ -23,69 +23,66 @@ def choose(runs: pd.DataFrame, imports: list[str]) -> tuple[pd.DataFrame, tuple[
     stand beside them where they are asked for by name."""
     done = runs[runs["status"] == "done"]
     single = st.session_state.get("compare-chosen") or st.query_params.get_all("run")
-    why = "Single runs are chosen below; clear them to use this filter." if single else None
     if done.empty:
         return done, tuple(pick_runs("Imported runs", key="compare", only=lambda _: False, also=imports))
-    every, done = done, of_origin(done, bool(single), why)
+    kept = of_origin(done, bool(single))
+    with st.expander("Choose what is compared", expanded=bool(single), icon=":material/tune:", key="compare-choice"):
+        kept = _filtered(kept, bool(single))
+        picked = pick_runs(
+            "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.", also=imports
+        )
+    if picked:
+        return with_twins(runs[runs["run_id"].isin(picked)], done), tuple(one for one in picked if one in imports)
+    of = " · ".join(", ".join(sorted(kept[column].unique())) for column in ("dataset", "model"))
+    settings = kept["setting_key"].nunique()
+    st.caption(
+        f"Shown: {plain(of)} · {settings} setting{'s' if settings != 1 else ''}, {len(kept)} run{'s' if len(kept) != 1 else ''}"
+    )
+    return kept, ()
+
+
+def _filtered(done: pd.DataFrame, single: bool) -> pd.DataFrame:
+    """What fits the filters; where single runs are chosen they rest."""
+    why = "Single runs are chosen below; clear them to use this filter." if single else None
     with st.container(horizontal=True, key="compare-filters"):
         newest = str(done.sort_values("created")["dataset"].iloc[-1])
         kept = done
         for title, column, default in (("Data set", "dataset", [newest]), ("Model", "model", None), ("Preset", "preset", None)):
-            options = sorted(done[column].unique())
             wanted = st.multiselect(
-                title,
-                options,
-                default=default,
-                key=column,
-                bind="query-params",
-                placeholder="all",
-                disabled=bool(single),
-                help=why,
-                width=300,
-                on_change=_filters_changed,
-                select_all=False,
-            )
+                title, sorted(done[column].unique()), default=default, key=column, bind="query-params", placeholder="all",
+                disabled=single, help=why, width=300, on_change=_filters_changed, select_all=False,
+            )  # fmt: skip
             if wanted:
                 kept = kept[kept[column].isin(wanted)]
-    kept = with_tags(kept, bool(single), why)
+    kept = with_tags(kept, single, why)
     if kept.empty and not single:
         st.info("No finished run fits these filters; all data sets are shown.", icon=":material/filter_alt_off:")
         kept = done
     found = kept.drop_duplicates("setting_key")
     labels = criteria.one_line(found)
     wanted = st.multiselect(
-        "Settings",
-        list(criteria.in_order(found)["setting_key"]),
-        format_func=lambda key: labels.get(key, key),
-        key="setting",
-        placeholder=f"all {len(labels)}",
-        disabled=bool(single),
-        help=why or "Their undefended twins stay beside them.",
-        select_all=False,
+        "Settings", list(criteria.in_order(found)["setting_key"]), format_func=lambda key: labels.get(key, key), key="setting",
+        placeholder=f"all {len(labels)}", disabled=single, help=why or "Their undefended twins stay beside them.", select_all=False,
         bind="query-params",
-    )
-    with st.expander("Single runs", expanded=bool(single), key="compare-single"):
-        picked = pick_runs(
-            "Only these runs, and their undefended twins", key="compare", help="Empty: all runs of the filters above.", also=imports
-        )
-    if picked:
-        return with_twins(runs[runs["run_id"].isin(picked)], every), tuple(one for one in picked if one in imports)
-    return (with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept), ()
+    )  # fmt: skip
+    return with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept
 
 
-def of_origin(done: pd.DataFrame, single: bool, why: str | None) -> pd.DataFrame:
-    """One's own runs, or those of a recorded study; both only where both are asked for. They share no setting, twin or figure."""
+def of_origin(done: pd.DataFrame, single: bool) -> pd.DataFrame:
+    """One's own runs, or those of one recorded study: they share no setting, twin or figure. Single runs may be anybody's."""
     known = sorted(done["origin"].unique())
-    chosen = known
+    chosen = known[0]
     if len(known) > 1:
-        default = ["own"] if _evaluated(done) else [one for one in known if one != "own"][:1]
-        chosen = st.pills(
-            "Whose runs", known, selection_mode="multi", default=default, key="origin", bind="query-params",
-            disabled=single, help=why, on_change=_filters_changed,
-        ) or known  # fmt: skip
-    if studies := [one.removeprefix("recorded: ") for one in chosen if one != "own"]:
-        recorded_note([] if single else studies)
-    return done[done["origin"].isin(chosen)] if not single else done
+        default = "own" if _evaluated(done) else next(one for one in known if one != "own")
+        chosen = st.segmented_control(
+            "Whose runs", known, default=default, required=True, key="origin", bind="query-params", disabled=single,
+            help="Single runs are chosen below; clear them to choose here." if single else None, on_change=_filters_changed,
+        )  # fmt: skip
+    if single:
+        return done
+    if chosen != "own":
+        recorded_note([chosen.removeprefix("recorded: ")])
+    return done[done["origin"].eq(chosen)]
 
 
 def _evaluated(done: pd.DataFrame) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from ema_core.jobs import launch, queue
+from ema_core.runs import RunDirectory, origin_of, run_ids
+from ema_core.settings import settings
+from ema_core.shared import mine
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets.chrome import duration
 
@@ -14,6 +17,17 @@ WHAT = "Two runs on the same examples in the same order: one undefended, one wit
 @st.cache_data(ttl=60, show_spinner=False)
 def demo_estimates() -> list[Estimate]:
     return [estimate(spec) for spec in launch.DEMO.values()]
+
+
+def demo_at_work() -> list[str]:
+    """Own runs of the demo that wait or train now."""
+    found, demo = [], {spec.setting.key for spec in launch.DEMO.values()}
+    for run_id in run_ids():
+        owner, recorded = origin_of(run_id)
+        run = RunDirectory(settings().runs / run_id)
+        if not recorded and mine(owner) and run.state().status.active and run.spec.setting.key in demo:
+            found.append(run_id)
+    return found
 
 
 def demo_takes() -> str:

@@ -17,7 +17,7 @@ from pages.widgets import person
 from pages.widgets import tour as bar
 from pages.widgets.answer_card import said_part
 from pages.widgets.chrome import act, by_user, errors, notices, plain
-from pages.widgets.demo import WHAT, demo_takes
+from pages.widgets.demo import WHAT, demo_at_work, demo_takes
 from pages.widgets.run_picker import show_runs
 from pages.widgets.tour_study import counts, draw, filled
 
@@ -105,7 +105,7 @@ def _demo(number: int) -> None:
         show_runs(started)
         st.switch_page("pages/fine_tune.py", query_params={"run": started, "part": "Runs", "tour": str(number)})
     alive = worker_status().alive
-    why = person.no_start()
+    why = person.no_start() or ("Your demo is at work already: Fine-tune, Runs shows it." if demo_at_work() else "")
     no_worker = "No worker is there to train. Start it in the sidebar or with `ema app`; the recorded curves will do as well."
     with st.popover(
         "Or train it yourself", icon=":material/play_arrow:", key="learn-demo-ask", disabled=not alive or bool(why),

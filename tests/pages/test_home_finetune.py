@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from ema_core.defenses.base import Strength
 from ema_core.defenses.registry import all_defenses
 from ema_core.errors import EmaError
-from ema_core.jobs import queue
+from ema_core.jobs import cancelled, queue
 from ema_core.runs import Probes, RunDirectory, RunSpec, Status, parse_defense, run_ids
 from ema_core.settings import PROJECT, settings
 from pages.widgets import chrome, curves, probe_curves, run_picker, strength
@@ -89,6 +89,11 @@ def test_the_demo_queues_the_undefended_run_and_its_twin() -> None:
     assert sorted(labels) == ["kl=1", "none"]
     kinds = [job.kind for job in queue.jobs() if job.kind != "prepare"]
     assert kinds == ["train", "train", "evaluate", "evaluate"], "both curves first"
+    again = open_page()
+    assert again.button(key="start-demo").disabled
+    assert "Your demo is at work: its curves" in [link.proto.label for link in again.get("page_link")]
+    cancelled.cancel_all()
+    assert not open_page().button(key="start-demo").disabled
 
 
 # Fine-tune: a new run

@@ -62,7 +62,7 @@ def test_compare_shows_own_runs_or_recorded_ones_as_asked(shelf: Path, home: Pat
     own = make_run(home, "n9zz", change=0.9)
     page = open_page("compare")
     whose = next(one for one in page.get("button_group") if one.key == "origin")
-    assert [str(one) for one in whose.value] == ["own"] and page.table[0].value["Setting"].str.contains("none").sum() == 1
+    assert whose.value == "own" and page.table[0].value["Setting"].str.contains("none").sum() == 1
     assert not page.table[0].value["Setting"].str.contains("recorded").any()
     st.cache_data.clear()
     page = open_page("compare", origin=ORIGIN)
@@ -99,4 +99,4 @@ def test_compare_opens_on_the_recorded_study_until_a_run_of_ones_own_was_evaluat
     shutil.rmtree(home / "runs" / own / "evals")
     page = open_page("compare")
     whose = next(one for one in page.get("button_group") if one.key == "origin")
-    assert whose.value == [ORIGIN] and "it leaks" in said(page) and "Lower in general margin" in said(page)
+    assert whose.value == ORIGIN and "it leaks" in said(page) and "Lower in general margin" in said(page)
