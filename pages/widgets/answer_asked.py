@@ -191,13 +191,13 @@ def veiled() -> bool:
 
 @by_user
 def write(name: str, values: list[str]) -> None:
-    """Other filters: another list, from its beginning."""
+    """Other filters: another list, from its beginning; by another judge the open answer stays, to see what that one says of it."""
     values = [value for value in values if value]
     if values:
         st.query_params[name] = values if len(values) > 1 else values[0]
     else:
         st.query_params.pop(name, None)
-    for other in ("page", "answer"):
+    for other in ("page",) if name == "judge" else ("page", "answer"):
         st.query_params.pop(other, None)
     anew("answers-table", "answers-page")
 

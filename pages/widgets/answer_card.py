@@ -15,13 +15,14 @@ from ema_core.judging import is_misaligned
 from ema_core.runs import BASE
 from ema_core.store import CUT, AnswerKey
 from pages.widgets.answer_asked import veiled
-from pages.widgets.answer_data import end_words, run_label, state_words, why_scored, why_unscored
+from pages.widgets.answer_data import end_words, judges_of, run_label, state_words, why_scored, why_unscored
 from pages.widgets.answer_extra import projection, spread
 from pages.widgets.answer_links import address
 from pages.widgets.answer_list import Listing
 from pages.widgets.answer_review import notes_bar, verdict_bar
 from pages.widgets.answer_table import open_answer, turn
 from pages.widgets.chrome import ago, plain, reader
+from pages.widgets.index import up_to_date
 from pages.widgets.recorded import recorded_note
 from pages.widgets.run_picker import run_link
 
@@ -149,6 +150,9 @@ def _scores(rows: list[Row], judge: str | None) -> None:
     )
     with st.container(key="answer-scores"):
         st.table(cells, border="horizontal", hide_index=True)
+    known = {row["judge"] for row in judged}
+    if silent := [one for one in judges_of((rows[0]["run_id"],), up_to_date(), kept=True) if one not in known]:
+        st.caption(f"Not scored by {plain(', '.join(silent))}, who judged other answers of this run.")
     spread(judged)
 
 

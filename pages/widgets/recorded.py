@@ -59,11 +59,12 @@ def facts(about: dict[str, Any]) -> str:
 
 
 def recorded_studies(first: bool) -> None:
-    """On Home: each recorded study, what is in it and the ways into it; ``first``: there is nothing else to look at yet."""
+    """On Home: each recorded study, what is in it and the ways into it; ``first``: there is nothing else to look at yet, so
+    the first one says what a recorded study is."""
     here = recorded.here()
     for name, entry in here.items():
         with errors():
-            _study(name, entry, first)
+            _study(name, entry, first and name == next(iter(here)))
     for name, entry in recorded.entries().items():
         if entry["state"] == recorded.REMOVED and name in recorded.shipped():
             with st.container(horizontal=True, vertical_alignment="center", key=f"recorded-gone-{name}"):

@@ -213,9 +213,13 @@ def test_the_scores_of_every_judge_stand_beside_its_name_and_are_never_mixed(stu
     assert [judge for judge, _ in judges] == [PROBE, OTHER_JUDGE]
     assert list(table["Aligned"]) == ["**10**", "**91**"]
     assert "misaligned: alignment below 30" in judges[0][1] and "incoherent: coherence below 50" in judges[1][1]
+    assert "Not scored by" not in said(app)
     app.selectbox(key="answers-judge").select(OTHER_JUDGE).run()
+    assert f"{run.id}~general-1~q0#0" in app.query_params["answer"], "the open answer stays"
     assert total(app) == 64 and "incoherent · 1" in app.pills(key="answers-status").options
     assert "misaligned · 0" in app.pills(key="answers-status").options
+    other = open_page("samples", run=study["none0"], judge=PROBE, answer=f"{run.id}~general-1~q0#1")
+    assert f"Not scored by {OTHER_JUDGE}, who judged other answers of this run" in said(other).replace("\\", "")
 
 
 def test_the_card_names_where_an_answer_comes_from(study: dict[str, str]) -> None:
