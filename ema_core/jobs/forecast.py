@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from ema_core.defenses import registry
 from ema_core.defenses.base import Asset
@@ -115,25 +114,23 @@ def _version() -> tuple[int, ...]:
 
 
 def _evaluation(job: queue.Job) -> float:
-    total = 0.0
-    for run_id in job.runs:
-        spec = RunDirectory.open(run_id).spec
-        for asked in job.payload["specs"]:
-            total += _suite_seconds(_frozen(asked), spec.dataset, spec.model, 0, _version())
-        if job.payload.get("curve") and spec.defense_label == "none":
-            states = _states(spec)
-            for suite in {asked["suite"] for asked in job.payload["specs"]} & {"general", "in-domain"}:
-                total += _suite_seconds(_frozen({"suite": suite, "samples": 0}), spec.dataset, spec.model, states, _version())
+    asked = [EvalSpec.model_validate(one) for one in job.payload["specs"]]
+    return sum(evaluation_takes(RunDirectory.open(run_id).spec, asked, job.payload.get("curve", False)) for run_id in job.runs)
+
+
+def evaluation_takes(run: RunSpec, asked: Sequence[EvalSpec], curve: bool = True) -> float:
+    """Seconds of a run's evaluation, with ``curve`` also of its checkpoints and its scaled-down adapter where it is undefended."""
+    total = sum(_suite_seconds(one.model_dump_json(), run.dataset, run.model, 0, _version()) for one in asked)
+    if curve and run.defense_label == "none":
+        for suite in {one.suite for one in asked} & {"general", "in-domain"}:
+            margins = EvalSpec.model_validate({"suite": suite, "samples": 0}).model_dump_json()
+            total += _suite_seconds(margins, run.dataset, run.model, _states(run), _version())
     return total
 
 
 def _states(spec: RunSpec) -> int:
     checkpoints = (spec.recipe.steps - 1) // spec.recipe.checkpoint_every if spec.recipe.steps else 0
     return checkpoints + len(CURVE_SCALES) - 1  # the first is in ``estimate_evaluation`` itself
-
-
-def _frozen(asked: dict[str, Any]) -> str:
-    return EvalSpec.model_validate(asked).model_dump_json()
 
 
 @lru_cache(maxsize=512)

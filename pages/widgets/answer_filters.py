@@ -49,10 +49,10 @@ def pick_answers(which: AnswerFilter, counts: Mapping[str, int], version: Versio
     known["question"] = {**known["question"], **_rare_questions(known["question"])}
     with st.container(horizontal=True, vertical_alignment="bottom", key="answer-filters"):
         _text()
-        _several("run", known, facets, width=215, placeholder="all runs and bases")
-        _several("suite", known, facets, width=150, placeholder="all suites")
+        _several("run", known, facets, width=200, placeholder="all runs and bases")
+        _several("suite", known, facets, width=140, placeholder="all suites")
         _judge(which, version)
-        _one("Order", "order", _orders(which), FIRST_ORDER, width=165)
+        _one("Order", "order", _orders(which), FIRST_ORDER, width=160)
     _status(which, counts)
     gone = any(value not in known[name] for name in LISTS if name not in ("run", "suite") for value in asked(name))
     with st.expander("Facets and more filters", expanded=gone, icon=":material/tune:", key="answer-more"):
@@ -269,7 +269,7 @@ def _text() -> None:
         placeholder='words, "a phrase"',
         max_chars=500,
         on_change=lambda: write("q", [st.session_state["answers-q"] or ""]),
-        width=180,
+        width=145,
         help="Answers that have all these words, in the question or in the answer, whatever the case; parts of words count. What stands \
 in quotes is looked for as it stands. The order “best match” puts first what has them most often for its length.",
     )
@@ -282,7 +282,7 @@ def _judge(which: AnswerFilter, version: Version) -> None:
         return
     options = [*judges, *([judge] if judge and judge not in judges else [])]
     default = default_judge(which.runs, version) or options[0]
-    _one("Judge", "judge", {one: one for one in options}, default, width=190, help="Two judges' scores are not comparable.")
+    _one("Judge", "judge", {one: one for one in options}, default, width=265, help="Two judges' scores are not comparable.")
     if judge not in judges:
         others = f" They were judged by {', '.join(judges)}." if judges else " No judge did."
         st.warning(plain(f"None of these answers was judged by {judge}.{others}"), icon=":material/gavel:")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ema_core.evaluation.suites import suites_of
 from ema_core.jobs import launch, queue
+from ema_core.jobs.forecast import evaluation_takes
 from ema_core.runs import RunDirectory, origin_of, run_ids
 from ema_core.settings import settings
 from ema_core.shared import mine
@@ -15,8 +17,13 @@ WHAT = "Two runs on the same examples in the same order: one undefended, one wit
 
 
 @st.cache_data(ttl=60, show_spinner=False)
-def demo_estimates() -> list[Estimate]:
-    return [estimate(spec) for spec in launch.DEMO.values()]
+def demo_estimates() -> tuple[list[Estimate], float]:
+    """Of each run's training, and the seconds of both evaluations."""
+    asked = [
+        (spec, launch.eval_specs(suites_of(spec.dataset), None, "demo", "probe", dataset=spec.dataset))
+        for spec in launch.DEMO.values()
+    ]
+    return [estimate(spec) for spec, _ in asked], sum(evaluation_takes(spec, suites) for spec, suites in asked)
 
 
 def demo_at_work() -> list[str]:
@@ -32,7 +39,7 @@ def demo_at_work() -> list[str]:
 
 def demo_takes() -> str:
     """How long it trains, by which speed, and what comes after and before it."""
-    found = demo_estimates()
+    found, evaluations = demo_estimates()
     each = " + ".join(duration(one.seconds) for one in found)
     basis = "this machine's own speed" if found[0].measured else "two laptop cores"
     before = sum(job.status in ("queued", "running") for job in queue.jobs())
@@ -42,5 +49,6 @@ def demo_takes() -> str:
         else ""
     )
     return (
-        f"Training takes about {each} ({found[0].steps} steps each, from {basis}), the evaluations some minutes after that.{waits}"
+        f"Training takes about {each} ({found[0].steps} steps each, from {basis}), the evaluations about {duration(evaluations)} after "
+        f"that; longer where other things run.{waits}"
     )
