@@ -15,6 +15,7 @@ from ema_core.jobs import launch, queue
 from ema_core.runs import RunDirectory, Status, base_directory, parse_defense
 from tests.browser.conftest import App
 from tests.browser.test_story import WAIT, fill, shoot, until
+from tests.browser.walk import SIDEWAYS
 from tests.training.tiny import add_tiny, tiny_spec
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -93,17 +94,13 @@ def test_three_columns_stream_through_a_reload_are_judged_kept_and_found_again(b
     shoot(page, "chat-judged-and-kept")
     assert not [url for url in asked_for if "evil" in url] and "**bold** <img" in page.get_by_test_id("stMain").inner_text()
 
-    for theme, width in (("light", 390), ("dark", 390), ("dark", 1440)):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-        other = context.new_page()
-        other.goto(page.url)
-        until(lambda other=other: cells(other) == cells(page), 60, "another browser sees other answers")
-        shoot(other, f"chat-{theme}-{width}")
-        wide = other.evaluate(
-            "document.querySelector('[data-testid=stMain]').scrollWidth - document.querySelector('[data-testid=stMain]').clientWidth"
-        )
-        assert wide <= 1
-        context.close()
+    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme="dark")
+    other = context.new_page()
+    other.goto(page.url)
+    until(lambda: cells(other) == cells(page), 60, "another browser sees other answers")
+    shoot(other, "chat-dark-390")
+    assert other.get_by_test_id("stMain").evaluate(SIDEWAYS) <= 1
+    context.close()
     assert not trouble
     on_to_samples_and_compare(page, browser, app, [none.id, kl.id])
 

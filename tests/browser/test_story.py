@@ -127,18 +127,4 @@ def test_launch_watch_zoom_reload_evaluate_compare(browser, app: App) -> None:
     for key in ("value", "low", "high"):
         assert any(abs(x - margin[key]) < 0.006 for x in numbers), (key, margin, text)
 
-    for theme, width in (("light", 390), ("dark", 390), ("dark", 1440)):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-        small = context.new_page()
-        for name in ("", "fine-tune", "evaluate", "samples", "compare"):
-            small.goto(f"{app.url}/{name}?run={run_id}" if name else app.url)
-            small.get_by_test_id("stMainBlockContainer").get_by_role("heading").first.wait_for(timeout=WAIT)
-            small.wait_for_timeout(2500)
-            shoot(small, f"{name or 'home'}-{theme}-{width}")
-            wide = small.evaluate(
-                "document.querySelector('[data-testid=stMain]').scrollWidth - document.querySelector('[data-testid=stMain]').clientWidth"
-            )
-            assert wide <= 1, f"{name} scrolls sideways at {width} px"
-            assert small.get_by_test_id("stException").count() == 0
-        context.close()
     assert not trouble
