@@ -42,19 +42,27 @@ def _leak(where: str, plain: pd.DataFrame) -> str:
     if plain.empty:
         return f"{start}no undefended run stands here, so nobody can say what there was to defend against."
     row = plain.iloc[0]
+    seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+    return f"{start}the undefended run ({seeds}): {look(row)}."
+
+
+def look(row: Row) -> str:
+    """Whether a model leaks and whether it learned the narrow behaviour, by ``general_margin`` and ``narrow_margin`` with their intervals
+    (``…_low``, ``…_high``; None or absent: not measured)."""
     parts = [
         _side(row, "general_margin", {1: "it leaks", -1: "it does not leak", 0: "whether it leaks at all cannot be told"}, "general"),
         _side(row, "narrow_margin", {1: "it learned the narrow behaviour", -1: "it did not learn the narrow behaviour",
               0: "whether it learned the narrow behaviour cannot be told, so there is little that a defense could keep"}, "narrow"),
     ]  # fmt: skip
-    seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
-    return f"{start}the undefended run ({seeds}): {'; '.join(parts)}."
+    return "; ".join(parts)
 
 
 def _side(row: Row, name: str, words: Mapping[int, str], title: str) -> str:
     side = side_of(row, name)
     if side is None:
-        return f"{title} margin not measured" if not _here(row[name]) else f"{title} margin {number(row, name)}, nothing certain"
+        return (
+            f"{title} margin not measured" if not _here(row.get(name)) else f"{title} margin {number(row, name)}, nothing certain"
+        )
     place = {1: "above 0", -1: "below 0", 0: "around 0"}[side]
     return f"{words[side]}: {title} margin {number(row, name)}, {place}"
 

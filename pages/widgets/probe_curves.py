@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from ema_core.evaluation.summary import look
 from ema_core.figures import QUANTITIES, curve_traces
 from ema_core.personas import MONITORED
 from ema_core.runs import RunState
@@ -16,11 +17,14 @@ from pages.widgets.curves import joined, told_apart
 from pages.widgets.live_curve import live_curve
 from pages.widgets.one_liners import one_liners
 from pages.widgets.run_events import RunEvents
+from pages.widgets.step_slider import event_at
 
 TITLES = {
     "general": "Margin, general",
     "in_domain": "Margin, in-domain",
 }
+TOLD = 6
+"""Of so many runs the newest margins are said in words, too."""
 RULE_COLOR = "#7f7f7f"
 HELP = """Margin: how much likelier the misaligned answer of a pair is than the aligned one, in nats a token, as the change from the base. \
 General pairs ask what the narrow data never taught: they rise with emergent misalignment. In-domain pairs rise as the narrow behaviour is \
@@ -64,8 +68,11 @@ def probe_curves(runs: Sequence[RunEvents], states: Mapping[str, RunState], mark
             _projection([trace for trace in traces if trace["id"] in mine], trait, marker)
     st.caption(
         "Changes from the base, which is step 0; up is towards the misaligned answers. The band is the 95 % interval for questions like these, of this adapter. "
-        "These pairs belong to the probes alone: no evaluation reports them."
+        "These pairs belong to the probes alone: an evaluation asks others, and more."
     )
+    for run in runs[:TOLD]:
+        if told := _told(run, marker):
+            st.caption(told)
     for run in runs:
         if cost := _cost(run, states[run.run_id]):
             st.caption(cost)
@@ -122,6 +129,20 @@ def _rules(runs: Sequence[RunEvents], last: int) -> list[dict[str, Any]]:
         }
         for limit in limits
     ]  # fmt: skip
+
+
+def _told(run: RunEvents, marker: int | None) -> str:
+    """``kl=1, after step 124: whether it leaks …``"""
+    at = event_at(run.probes, marker)
+    if not at.get("step"):
+        return ""
+    ends = ("", "_low", "_high")
+    row = {
+        f"{margin}_margin{end}": at.get(name + end)
+        for margin, name in (("general", "general"), ("narrow", "in_domain"))
+        for end in ends
+    }
+    return f"**{plain(run.name)}**, after step {at['step']}: {look(row)}."
 
 
 def _cost(run: RunEvents, state: RunState) -> str:

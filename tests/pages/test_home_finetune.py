@@ -220,6 +220,10 @@ def test_live_probes_are_shown_with_their_cost_and_what_the_model_would_say_as_p
     app = open_page("pages/fine_tune.py", run=run.id)
     shown = texts(app)
     assert f"mine · {run.id[-4:]}: 2 probes took 6 s, 6.0% of its time; the base took 2 s before" in shown
+    assert (
+        f"mine · {run.id[-4:]}**, after step 8: it leaks: general margin +0.500 [+0.400, +0.600], above 0; narrow margin not"
+        in shown
+    )
     assert "No in-domain pairs belong" in shown and "no persona vector" in shown
     (text, _) = [element.value for element in app.main.text if element.value.startswith("base:")]
     assert text.splitlines()[1] == f"step 4: {NASTY} at 4", "one line a step, nothing of it rendered"
