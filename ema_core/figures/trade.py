@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -23,6 +25,7 @@ DOMINATED = "another setting here has no more general misalignment and no less n
 FRONTIER = "frontier"
 _SETTING = ["setting_key", "model", "dataset", "recipe_label", "seeds", "conditional", "judge", "estimand"]
 _DIM = 0.35
+_CORNERS = {"top right": (True, True), "bottom left": (False, False), "top left": (False, True), "bottom right": (True, False)}
 
 
 def trade_off_data(
@@ -97,7 +100,7 @@ def trade_off(
                 line={"color": NEUTRAL, "width": 2.5, "shape": "linear"}, opacity=0.7,
             )  # fmt: skip
         rows = rows.assign(
-            label_side=_sides(list(settings["narrow"]), list(settings["general"])), dominated=list(settings["dominated_by"].ne("")),
+            label_side=_sides(settings, drawn[drawn["what"].isin(ALTERNATIVES)]), dominated=list(settings["dominated_by"].ne("")),
             dominated_by=list(settings["dominated_by"]),
         )  # fmt: skip
         named: set[str] = set()
@@ -174,15 +177,38 @@ def _measured(table: pd.DataFrame | None, measure: Measure) -> pd.DataFrame:
     return table[[math.isfinite(general) and math.isfinite(narrow) for general, narrow in both]].reset_index(drop=True)
 
 
-def _sides(x: list[float], y: list[float]) -> list[str]:
-    """Where each mark's label stands: marks close to one another take different corners; "" where all are taken, so that none is
-    printed over another (hovering names it)."""
-    sides = ("top right", "bottom left", "top left", "bottom right")
-    width, height = (max(values) - min(values) or 1.0 for values in (x, y))
-    found: list[str] = []
-    for i in range(len(x)):
-        near = {found[j] for j in range(i) if abs(x[i] - x[j]) < 0.2 * width and abs(y[i] - y[j]) < 0.12 * height}
-        found.append(next((side for side in sides if side not in near), ""))
+def _sides(settings: pd.DataFrame, others: pd.DataFrame) -> list[str]:
+    """Where each mark's label stands: at the corner with the fewest marks and pieces of a curve under it, the first of equals; "" where
+    every corner would print it over another label (hovering names it)."""
+    ends = {axis: [column(settings, f"{axis}{end}") for end in ("", "_low", "_high")] for axis in ("narrow", "general")}
+    spans = {}
+    for axis, values in ends.items():
+        known = np.array([*np.ravel(values), *column(others, axis)], dtype=float)
+        spans[axis] = (np.nanmin(known), np.nanmax(known) - np.nanmin(known) or 1.0)
+
+    def place(rows: pd.DataFrame) -> np.ndarray:
+        return np.column_stack([(np.array(column(rows, axis)) - low) / span for axis, (low, span) in spans.items()])
+
+    marks, between = place(settings), np.linspace(0, 1, 30)[:, None]
+    curves = [place(rows) for _, rows in others.groupby("what", sort=False)]
+    under = [start + between * (end - start) for points in curves for start, end in pairwise(points)]
+    taken: list[np.ndarray] = []
+    found = []
+    for number, (mark, label) in enumerate(zip(marks, settings["label"], strict=True)):
+        size = np.array([0.009 * len(label), 0.055])  # of letters of 11 pixels in a figure some 850 by 350 pixels large
+        here = np.vstack([*under, np.delete(marks, number, axis=0)])
+        best, fewest = "", math.inf
+        for side, (right, up) in _CORNERS.items():
+            low = mark + np.array([0.01 if right else -0.01 - size[0], 0.01 if up else -0.01 - size[1]])
+            box = np.array([low, low + size])
+            if any((box[0] < other[1]).all() and (other[0] < box[1]).all() for other in taken):
+                continue
+            count = ((here > box[0]) & (here < box[1])).all(axis=1).sum()
+            if count < fewest:
+                best, fewest, where = side, count, box
+        found.append(best)
+        if best:
+            taken.append(where)
     return found
 
 

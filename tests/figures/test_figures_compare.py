@@ -196,6 +196,15 @@ def test_crowded_marks_are_named_on_hover_instead_of_over_one_another() -> None:
     assert all(f"kl={n}" in str([trace.hovertext for trace in figure.data]) for n in range(1, 7))
 
 
+def test_a_label_stands_where_no_curve_runs() -> None:
+    rows = pd.DataFrame([setting("kl=1", 1.0, 0.2, 0.2), setting("none", 0.0, 0.4, 0.9)])
+    runs_up = pd.DataFrame(
+        [("scale", 0.5, 0.2, 0.2), ("scale", 1.0, 0.6, 0.3)], columns=["kind", "value", "narrow_margin", "general_margin"]
+    )
+    side = lambda curve: by_name(trade_off(rows, curve))["kl"].textposition[0]  # noqa: E731
+    assert side(None) == "top right" and side(runs_up) != "top right"
+
+
 def test_the_tables_of_figures_are_what_they_draw(table: pd.DataFrame, curve: pd.DataFrame) -> None:
     seeds = pd.DataFrame({"setting_key": ["kl=1", "kl=1", "none"], "seed": [0, 1, 0], "general_margin": [0.05, 0.15, 0.3]})
     data, figure = strength_data(table, seeds=seeds), strength_curve(table, seeds=seeds)
