@@ -51,13 +51,14 @@ class Facts:
 
 def study_of(runs: pd.DataFrame) -> tuple[str, ...]:
     """The runs that the tour speaks of: one model, data set and recipe with an undefended run and a defended one, all done. Recorded ones
-    come first, then those with most settings; () where there are none."""
+    come first, then those with seeds enough for marks, then those with most settings; () where there are none."""
     own_runs = runs[runs["kind"].eq("run") & runs["status"].eq("done") & runs["dataset"].ne(BENIGN_TASK)]
     best: tuple[tuple[Any, ...], tuple[str, ...]] = ((), ())
     for _, group in own_runs.groupby(GROUP, sort=False):
         plain = group["defense_label"].eq("none")
         if plain.any() and not plain.all():
-            rank = (bool(recorded_as(group.iloc[0])), group["setting_key"].nunique(), len(group), str(group["run_id"].max()))
+            marks = group.loc[plain, "seed"].nunique() >= MARKS_FROM
+            rank = (bool(recorded_as(group.iloc[0])), marks, group["setting_key"].nunique(), len(group), str(group["run_id"].max()))
             best = max(best, (rank, tuple(sorted(group["run_id"]))))
     return best[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from evaluated_home import make_run
 
@@ -106,6 +107,15 @@ def test_a_recorded_study_comes_before_a_larger_one_of_ones_own(study: dict[str,
     runs["recorded"] = theirs.map({True: "theirs", False: ""})
     runs["recipe"] += runs["recorded"]
     assert tour.study_of(runs) == tuple(sorted(named))
+
+
+def test_a_study_with_marks_comes_before_a_wider_one_without(study: dict[str, str]) -> None:
+    store.refresh()
+    runs = store.Reader().runs()
+    names = [f"w{number}" for number in range(len(runs))]
+    wide = runs.assign(recipe="another", seed=0, run_id=names, setting_key=names)
+    assert tour.study_of(pd.concat([runs, wide], ignore_index=True)) == tuple(sorted(runs["run_id"]))
+    assert tour.study_of(pd.concat([runs[runs["seed"].lt(2)], wide], ignore_index=True)) == tuple(sorted(names))
 
 
 def test_progress_is_one_person_s_and_can_be_forgotten(home: Path) -> None:
