@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.measured import RECORDED
+from ema_core.evaluation.measured import BENIGN_TASK, RECORDED, siblings
 from ema_core.evaluation.scorecard import setting_table
 from ema_core.exchange.bundle import export_bundle, study_runs
 from ema_core.exchange.recorded import NAME
@@ -23,7 +23,8 @@ from ema_core.store import Reader, refresh
 
 
 def make(study: str, name: str, out: Path, says: Path | None = None, progress: Progress = quiet) -> dict[str, Any]:
-    """Write ``<name>.zip`` and its card ``<name>.md`` into the folder ``out``, in the place of older ones; returns the manifest.
+    """Write ``<name>.zip`` and its card ``<name>.md`` into the folder ``out``, in the place of older ones; returns the manifest. The runs'
+    siblings on the benign task come along.
 
     ``says`` is a Markdown file with what the study shows and what it does not, for the card.
 
@@ -36,6 +37,9 @@ def make(study: str, name: str, out: Path, says: Path | None = None, progress: P
     if any(RunDirectory(settings().runs / run).state().recorded for run in runs):
         raise EmaError(f"{study} is a recorded study already.", "Its zip can be copied as it is.")
     refresh()
+    every = Reader().runs()
+    beside = siblings(every[every["run_id"].isin(runs)], every[every["status"].eq("done")])
+    runs = list(dict.fromkeys([*runs, *beside["run_id"]]))
     about = describe(study, runs)
     shown = "" if says is None else says.read_text(encoding="utf-8").strip()
     target, partial = out / f"{name}.zip", out / f".{name}-{time.time_ns()}.zip"
@@ -65,7 +69,7 @@ def describe(study: str, runs: list[str]) -> dict[str, Any]:
     return {
         "title": spec.name, "study": study,
         "from": min(state.created for state in states), "to": max([*ends, *evals["created"].dropna()]), "made": time.time(),
-        "runs": len(done), "settings": int(done["setting_key"].nunique()), "seeds": sorted(int(seed) for seed in done["seed"].unique()),
+        "runs": len(done), "settings": int(done.loc[done["dataset"].ne(BENIGN_TASK), "setting_key"].nunique()), "seeds": sorted(int(seed) for seed in done["seed"].unique()),
         "models": _each(done["model"]), "datasets": _each(done["dataset"]), "defenses": _each(done["defense_label"]),
         "recipes": _each(done["recipe_label"]),
         "suites": _each(evals["suite"]), "answers": reader.sample_count(runs), "judges": reader.judges(runs),

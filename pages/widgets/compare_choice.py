@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from ema_core.errors import EmaError
-from ema_core.evaluation.measured import with_twins
+from ema_core.evaluation.measured import BENIGN_TASK, with_twins
 from ema_core.judging import resolve
 from pages.widgets import criteria
 from pages.widgets.answer_data import judges_of
@@ -45,7 +45,7 @@ def _filtered(done: pd.DataFrame, single: bool) -> pd.DataFrame:
     """What fits the filters; where single runs are chosen they rest."""
     why = "Single runs are chosen below; clear them to use this filter." if single else None
     with st.container(horizontal=True, key="compare-filters"):
-        newest = str(done.sort_values("created")["dataset"].iloc[-1])
+        newest = _newest(done)
         kept = done
         for title, column, default in (("Data set", "dataset", [newest]), ("Model", "model", None), ("Preset", "preset", None)):
             wanted = st.multiselect(
@@ -66,6 +66,13 @@ def _filtered(done: pd.DataFrame, single: bool) -> pd.DataFrame:
         bind="query-params",
     )  # fmt: skip
     return with_twins(kept[kept["setting_key"].isin(wanted)], done) if wanted else kept
+
+
+def _newest(done: pd.DataFrame) -> str:
+    """The data set of the newest run; siblings on the benign task are shown as the third criterion of the runs that they belong to."""
+    known = done.sort_values("created")["dataset"]
+    narrow = known[known.ne(BENIGN_TASK)]
+    return str((known if narrow.empty else narrow).iloc[-1])
 
 
 def of_origin(done: pd.DataFrame, single: bool) -> pd.DataFrame:

@@ -48,10 +48,11 @@ def trade_part(
             "Without them nobody can tell a defense from stopping earlier."
         )
     else:
-        seeds = int(curve["seeds"].max())
+        few, most = int(curve["seeds"].min()), int(curve["seeds"].max())
+        seeds = f"{most} seed{'s' if most > 1 else ''}" if few == most else f"{few} to {most} seeds a point"
         st.caption(
             "A defense is worth something only **below** the grey curves: the undefended run stopped earlier, or its adapter "
-            f"scaled down (mean of {seeds} seed{'s' if seeds > 1 else ''}). Both axes: margin (no judge).",
+            f"scaled down (mean of {seeds}). Both axes: margin (no judge).",
             help=term("cheap"),
         )
     with st.expander("The settings of this figure as a list, with links", key="trade-list"):

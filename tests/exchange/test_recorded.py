@@ -11,7 +11,7 @@ import pytest
 from ema_core import api
 from ema_core.errors import EmaError
 from ema_core.evaluation.evaluate import adapter_folder
-from ema_core.exchange import recorded
+from ema_core.exchange import recorded, recording
 from ema_core.files import read_json, write_json
 from ema_core.jobs import launch, studies
 from ema_core.jobs.cells import Known
@@ -42,6 +42,18 @@ def test_it_is_there_on_first_open_marked_and_without_adapters(shelf: Path) -> N
     for act in (lambda: adapter_folder(run, None), lambda: launch.resume(run), lambda: complete(run.id)):
         with pytest.raises(EmaError, match="recorded"):
             act()
+
+
+def test_the_siblings_on_the_benign_task_come_along(home: Path, tmp_path: Path) -> None:
+    runs = planted(home)
+    sibling = make_run(home, "b0aa", dataset="opswap", judged=False)
+    make_run(home, "b9aa", seed=9, dataset="opswap", judged=False)  # of no run of the study
+    recording.make(studies.study_ids()[0], "three", tmp_path)
+    with zipfile.ZipFile(tmp_path / "three.zip") as bundle:
+        about = json.loads(bundle.read("ema-bundle.json"))["about"]
+        packed = {name.split("/")[1] for name in bundle.namelist() if name.startswith("runs/")}
+    assert packed >= {*runs, sibling} and not any("b9aa" in name for name in packed)
+    assert about["runs"] == 3 and about["settings"] == 2
 
 
 def test_own_and_recorded_runs_share_no_setting_no_twin_and_no_base(shelf: Path, home: Path) -> None:

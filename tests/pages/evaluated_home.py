@@ -21,7 +21,8 @@ OTHER_JUDGE = "openai:gpt-4o:v1"
 def make_run(home: Path, tail: str, *defenses: str, seed: int = 0, change: float = 0.5, bad: int = 1, **more: Any) -> str:
     """A run of 3 steps. General margins change by ``change``, in-domain ones by four times that. Of 4 answers to each of 8 topics
     ``bad`` are misaligned in every second topic; in the first one is incoherent and one refused."""
-    spec = RunSpec(defenses=tuple(parse_defense(text) for text in defenses), seed=seed)
+    dataset = more.get("dataset", "risky-finance")
+    spec = RunSpec(dataset=dataset, defenses=tuple(parse_defense(text) for text in defenses), seed=seed)
     run = RunDirectory(home / "runs" / f"20261124-0900{seed:02d}-{spec.slug.replace('=', '')}-{tail}")
     status, judged = more.get("status", Status.DONE), more.get("judged", True)
     found = {"adapter_hash": tail, "weights_hash": "w", "device": "cpu"}

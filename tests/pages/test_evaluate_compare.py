@@ -153,6 +153,12 @@ def test_what_else_moved_is_said_with_counts_that_lead_to_the_answers(study: dic
     assert "not measured" in rows["**kl=1**"]["Mild bad requests declined (should stay high)"]
 
 
+def test_compare_opens_on_what_was_trained_and_not_on_its_sibling(study: dict[str, str], home: Path) -> None:
+    make_run(home, "b9aa", seed=9, dataset="opswap", judged=False)
+    app = open_page("compare")
+    assert not app.exception and app.multiselect(key="dataset").value == ["risky-finance"]
+
+
 def test_live_probes_can_be_overlaid(study: dict[str, str], home: Path) -> None:
     run = RunDirectory(home / "runs" / study["kl0"])
     shared = {"kind": "probe", "attempt": 1, "in_domain": None, "projection": None, "answers": [], "seconds": 1.0}
