@@ -11,6 +11,7 @@ import streamlit as st
 
 from ema_core.defenses.persona_steering import projected_on
 from ema_core.errors import EmaError
+from ema_core.evaluation.measured import BENIGN_TASK
 from ema_core.exchange.kept import run_of
 from ema_core.files import read_json
 from ema_core.personas import MONITORED
@@ -128,8 +129,10 @@ def own_or_all(ids: list[str]) -> list[str]:
 
 
 def own_first(ids: Sequence[str]) -> list[str]:
-    """What a first visit chooses from: the user's own runs; recorded ones where there are no others."""
-    return [run_id for run_id in ids if not run_info(run_id).recorded] or list(ids)
+    """What a first visit chooses from: the user's own runs; recorded ones where there are no others. Siblings on the benign task, which
+    measure something of another run, come last."""
+    chosen = [run_id for run_id in ids if not run_info(run_id).recorded] or list(ids)
+    return sorted(chosen, key=lambda run_id: run_info(run_id).dataset == BENIGN_TASK)
 
 
 def pick_runs(

@@ -91,6 +91,8 @@ def test_a_first_look_at_runs_shows_one_beside_its_undefended_twin(shelf: Path, 
     assert not page.exception and page.multiselect(key="runs-picker").value == [own], "a recorded run is not its twin"
     twin = make_run(home, "a9zz", change=0.9)
     assert at_work_or_newest(sorted(newest_first(), key=lambda run_id: run_id != own)) == [own, twin]
+    sibling = make_run(home, "b9zz", "kl=1", dataset="opswap", judged=False)
+    assert at_work_or_newest([sibling, own, twin]) == [own, twin]
 
 
 def test_compare_opens_on_the_recorded_study_until_a_run_of_ones_own_was_evaluated(shelf: Path, home: Path) -> None:
