@@ -105,6 +105,7 @@ def test_logits_of_a_kl_run_take_no_more_for_a_larger_batch(small: LoadedModel, 
 
     few, many = losses(8), losses(16)
     one = 4 * 16 * width * vocabulary
-    assert most_allocated(lambda: head(torch.zeros(16 * width, 32))) >= one, "the meter sees a tensor of the whole batch"
+    whole = most_allocated(lambda: head(torch.zeros(16 * width, 32)))
+    assert whole >= 0.99 * one, "the meter sees a tensor of the whole batch"  # less what was let go inside and came from before
     assert many < one, "not even one full-vocabulary tensor of the batch is there"
     assert many - few < 0.02 * one and few >= 4 * CHUNK * vocabulary, "what grows does not know the vocabulary"
