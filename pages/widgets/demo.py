@@ -7,8 +7,7 @@ import streamlit as st
 from ema_core.evaluation.suites import suites_of
 from ema_core.jobs import launch, queue
 from ema_core.jobs.forecast import evaluation_takes
-from ema_core.runs import RunDirectory, origin_of, run_ids
-from ema_core.settings import settings
+from ema_core.runs import RunDirectory, run_ids
 from ema_core.shared import mine
 from ema_core.training.estimate import Estimate, estimate
 from pages.widgets.chrome import duration
@@ -28,13 +27,9 @@ def demo_estimates() -> tuple[list[Estimate], float]:
 
 def demo_at_work() -> list[str]:
     """Own runs of the demo that wait or train now."""
-    found, demo = [], {spec.setting.key for spec in launch.DEMO.values()}
-    for run_id in run_ids():
-        owner, recorded = origin_of(run_id)
-        run = RunDirectory(settings().runs / run_id)
-        if not recorded and mine(owner) and run.state().status.active and run.spec.setting.key in demo:
-            found.append(run_id)
-    return found
+    demo, there = {spec.setting.key for spec in launch.DEMO.values()}, set(run_ids())
+    jobs = [job for job in queue.jobs() if job.kind == "train" and job.status in ("queued", "running") and mine(job.owner)]
+    return [run for job in jobs for run in job.runs if run in there and RunDirectory.open(run).spec.setting.key in demo]
 
 
 def demo_takes() -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ema_core.settings import PROJECT
 from tests.browser.conftest import App
 from tests.browser.test_story import WAIT
+from tests.pages.evaluated_home import make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -51,11 +50,7 @@ class SlowWay:
 
 
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.syspath_prepend(str(PROJECT / "tests" / "pages"))
-    from evaluated_home import make_run
-
-    sys.modules.pop("evaluated_home")
+def run(home: Path) -> str:
     return make_run(home, "n0aa", seed=0, bad=2)
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from ema_core.settings import PROJECT
 from tests.browser.conftest import App
 from tests.browser.test_story import WAIT, shoot
+from tests.pages.evaluated_home import make_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture
-def study(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def study(home: Path) -> dict[str, str]:
     """Two undefended runs with eight misaligned answers each, one of kl=1 without; in place before the app starts."""
-    monkeypatch.syspath_prepend(str(PROJECT / "tests" / "pages"))
-    from evaluated_home import make_run
-
-    sys.modules.pop("evaluated_home")
     none = {f"none{seed}": make_run(home, f"n{seed}aa", seed=seed, bad=2) for seed in range(2)}
     return {**none, "kl0": make_run(home, "k0aa", "kl=1", bad=0)}
 
